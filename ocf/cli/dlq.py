@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from ocf.cli.common import console, plain, print_json
+from ocf.cli.local_time import local_time
 from ocf.cli.verb import Call, verb
 
 app = typer.Typer(no_args_is_help=True, help="Events that could not be handled, each with the reason.")
@@ -34,7 +35,7 @@ async def list_(
     screen = console()
     for item in items:
         where = f"[cyan]{plain(item['consumer'])}[/]  {plain(item['subject'])}"
-        screen.print(f"[bold]{item['seq']}[/]  {item['failed_at'][:19]}  {where}", highlight=False)
+        screen.print(f"[bold]{item['seq']}[/]  {local_time(item['failed_at'])}  {where}", highlight=False)
         screen.print(f"   [red]{plain(item['reason'])}[/]", highlight=False)
     if page.get("next"):
         screen.print(f"[dim]there are more:[/] ocf dlq list --after {page['next']}", highlight=False)

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ocf.cli.common import printable
+from ocf.cli.local_time import local_time
 
 STYLES = {
     "pending": "yellow",
@@ -249,7 +250,7 @@ def attempts(tries: list[dict[str, Any]]) -> list[str]:
         begun, ended = datetime.fromisoformat(one["started_at"]), one.get("ended_at")
         took = f"{(datetime.fromisoformat(ended) - begun).total_seconds():.1f} s" if ended else "running"
         how = str(one.get("ended") or "")
-        text = [f"{begun:%Y-%m-%d %H:%M:%S}", took, f"[{STYLES.get(how, 'yellow')}]{escape(how)}[/]" if how else ""]
+        text = [local_time(one["started_at"]), took, f"[{STYLES.get(how, 'yellow')}]{escape(how)}[/]" if how else ""]
         text.append(f"[dim]on {escape(printable(str(one['worker'])))}[/]")
         lines.append(f"[dim]attempt {one['number']:<6}[/] " + " · ".join(part for part in text if part))
     return lines
@@ -261,7 +262,7 @@ def task_list(items: list[dict[str, Any]], width: int) -> Table:
     for item in items:
         state, style = item["status"], STYLES.get(item["status"], "")
         took = f"{item['duration_ms'] / 1000:.1f} s" if item.get("duration_ms") is not None else ""
-        submitted = str(item["submitted_at"])[slice(19) if width >= _WIDE else slice(5, 16)].replace("T", " ")
+        submitted = local_time(item["submitted_at"])[slice(19) if width >= _WIDE else slice(5, 16)]
         title = escape(" ".join(printable(item.get("title") or "").split()))
         mark = f"[{style}]{MARKS.get(state, '·')}[/]"
         rows.append((mark, item["execution_id"], f"[{style}]{state}[/]", submitted, took, title))

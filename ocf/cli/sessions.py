@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ocf.cli.common import console, fail, plain, print_json
+from ocf.cli.local_time import local_time
 from ocf.cli.options.task import SESSION_OPTIONS, session_body
 from ocf.cli.tasks import follow
 from ocf.cli.verb import Call, Session, verb
@@ -80,7 +81,7 @@ async def list_(call: Call) -> int:
 
 def _cell(item: dict[str, Any], name: str) -> str:
     text = str(item.get(name) or "")
-    return text[:19].replace("T", " ") if name.endswith("_at") else text
+    return local_time(text) if text and name.endswith("_at") else text
 
 
 @app.command()

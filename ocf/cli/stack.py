@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -224,7 +225,7 @@ def _detach(data_dir: Path, port: int, json_output: bool) -> NoReturn:
 
     layout = Layout(make_private_dir(data_dir).resolve())
     if running_pid(layout.data_dir) is not None and layout.answer.exists():
-        _print_answer(json.loads(layout.answer.read_text()), json_output)
+        _print_answer(json.loads(layout.answer.read_text()), data_dir, json_output)
     reading, writing = os.pipe()
     make_private_dir(layout.logs)
     argv = [sys.executable, "-m", "ocf.cli.main", "up", "--data-dir", str(data_dir), "--port", str(port)]
@@ -239,24 +240,29 @@ def _detach(data_dir: Path, port: int, json_output: bool) -> NoReturn:
         with os.fdopen(reading) as pipe:
             line = pipe.readline()
     except KeyboardInterrupt:
-        sys.stderr.write(f"ocf: the stack is still starting; `ocf down --data-dir {data_dir}` stops it\n")
+        sys.stderr.write(f"ocf: the stack is still starting; `{_down(data_dir)}` stops it\n")
         raise
     if not line:
         fail(f"it did not start; see {layout.logs / 'ocf.log'}")
     answer = json.loads(line)
     if "error" in answer:
         fail(answer["error"])
-    _print_answer(answer, json_output)
+    _print_answer(answer, data_dir, json_output)
 
 
-def _print_answer(answer: dict[str, str | None], json_output: bool) -> NoReturn:
+def _print_answer(answer: dict[str, str | None], data_dir: Path, json_output: bool) -> NoReturn:
     if json_output:
         print_json(answer)
     else:
         for name in ("console", "gateway", "nats", "nats_ws", "s3_endpoint", "nats_creds"):
             sys.stdout.write(f"{name:12} {answer[name] or '-'}\n")
-        sys.stdout.write("up; `ocf down` stops it\n")
+        sys.stdout.write(f"up; `{_down(data_dir)}` stops it\n")
     raise typer.Exit(0)
+
+
+def _down(data_dir: Path) -> str:
+    """Return the command that stops the stack of a data directory."""
+    return "ocf down" if data_dir == DEFAULT_DATA_DIR else f"ocf down --data-dir {shlex.quote(str(data_dir))}"
 
 
 def _answer_parent(answer: object) -> bool:

@@ -10,6 +10,7 @@ import typer
 
 from ocf.cli import streams
 from ocf.cli.common import console, copy, fail, plain, print_json, printable
+from ocf.cli.local_time import local_time
 from ocf.cli.options.task import RERUN_OPTIONS, TASK_OPTIONS, task_body
 from ocf.cli.verb import Call, Execution, verb
 
@@ -93,7 +94,8 @@ async def status(call: Call, execution: Execution) -> int:
     screen.print(ending(found), highlight=False)
     for name in ("title", "submitted_at", "started_at", "ended_at", "queue_position", "session_id", "result"):
         if found.get(name):
-            screen.print(f"[dim]{name.replace('_', ' '):14}[/] {plain(found[name])}", highlight=False)
+            shown = local_time(found[name]) if name.endswith("_at") else plain(found[name])
+            screen.print(f"[dim]{name.replace('_', ' '):14}[/] {shown}", highlight=False)
     published = {**found, "pull_request": (found.get("pull_request") or {}).get("url")}
     for name in ("branch", "commit", "pull_request", "result_message", "comment_url"):
         if published.get(name):

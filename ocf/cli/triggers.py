@@ -12,6 +12,7 @@ import typer
 
 from ocf.cli import streams
 from ocf.cli.common import console, fail, plain, print_json
+from ocf.cli.local_time import local_time
 from ocf.cli.options.body import Option
 from ocf.cli.options.task import TASK_OPTIONS, task_body
 from ocf.cli.verb import Call, verb
@@ -70,14 +71,15 @@ async def list_(call: Call) -> int:
         return call.none("rules")
     screen = console()
     for rule in found:
-        last = (rule.get("last_event") or {}).get("time", "never")[:19]
+        event = rule.get("last_event")
+        last = local_time(event["time"]) if event else "never"
         on = " ".join(
             f"{name} {plain(rule['on'][name])}" for name in ("type", "source", "subject") if name in rule["on"]
         )
         screen.print(f"[bold]{plain(rule['name'])}[/]  {on}  matched {rule['matched']}, last {last}", highlight=False)
         polled = rule.get("polled") or {}
         if polled:
-            screen.print(f"   polled {polled['polled_at'][:19]}", highlight=False)
+            screen.print(f"   polled {local_time(polled['polled_at'])}", highlight=False)
         for problem in filter(None, (rule.get("problem"), polled.get("problem"))):
             screen.print(f"   [red]{plain(problem)}[/]", highlight=False)
     return 0
@@ -136,9 +138,9 @@ async def list_hooks(call: Call, of: Of) -> int:
     if not found["hooks"]:
         sys.stdout.write(f"no hooks in project {of}\n")
     for hook in found["hooks"]:
-        ends = [one["expires_at"][:19] for one in hook["secrets"] if one["expires_at"]]
+        ends = [local_time(one["expires_at"]) for one in hook["secrets"] if one["expires_at"]]
         until = f"; the earlier one until {ends[0]}" if ends else ""
-        sys.stdout.write(f"{plain(hook['source'])}  secret of {hook['secrets'][0]['created_at'][:19]}{until}\n")
+        sys.stdout.write(f"{plain(hook['source'])}  secret of {local_time(hook['secrets'][0]['created_at'])}{until}\n")
     return 0
 
 
@@ -190,7 +192,7 @@ async def list_schedules(call: Call) -> int:
     if not found["schedules"]:
         return call.none("schedules")
     for one in found["schedules"]:
-        due = "paused" if one["paused"] else f"next {(one['next'] or 'never')[:16]}"
+        due = "paused" if one["paused"] else f"next {local_time(one['next'])[:16] if one['next'] else 'never'}"
         last = (one["last"] or {}).get("id", "never")
         sys.stdout.write(f"{plain(one['name'])}  {one['cron']} {one['timezone']}  {due}  last {last}\n")
     return 0

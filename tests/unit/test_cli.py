@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import io
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from ocf.cli import streams
 from ocf.cli.app import app
 from ocf.cli.common import printable
 from ocf.cli.render import FOLD_ITEMS, View, attempts, ending, task_list
+from ocf.events.client.gateway import Address
 
 CLIPBOARD = "\x1b]52;c;ZXZpbA==\x07"
 
@@ -63,12 +66,57 @@ def test_output_of_an_agent_does_not_reach_the_clipboard() -> None:
     assert "\x07" not in terminal.getvalue()
 
 
+@pytest.fixture
+def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A terminal five hours behind UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("new_york")
+def test_times_are_those_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In every list, as in the lines of an execution: the reader's clock, not UTC without a word."""
+    at = "2026-01-02T03:04:05.678Z"
+    answers: dict[str, Any] = {
+        f"/tasks/{ID}/status": {
+            "execution_id": ID, "project_id": "p", "status": "failed", "submitted_at": at, "started_at": at,
+            "attempts": [{"number": 1, "worker": "w", "started_at": at, "ended_at": at, "ended": "failed"}],
+        },
+        "/tasks": {"items": [{"execution_id": ID, "status": "failed", "submitted_at": at}], "next": None},
+        "/sessions": {"items": [{"session_id": ID, "state": "open", "created_at": at}], "next": None},
+        "/dlq": {"items": [{"seq": 1, "consumer": "c", "subject": "s", "failed_at": at, "reason": "r"}], "next": None},
+        "/triggers": {"triggers": [{"name": "r", "on": {}, "matched": 1, "last_event": {"id": "e", "time": at}}]},
+        "/hooks": {"hooks": [{"source": "s", "secrets": [{"created_at": at, "expires_at": at}]}]},
+        "/schedules": {
+            "schedules": [{"name": "n", "cron": "c", "timezone": "UTC", "paused": False, "next": at, "last": None}]
+        },
+    }  # fmt: skip
+
+    class Answers:
+        address = Address("http://h")
+
+        async def call(self, method: str, path: str, **_: Any) -> Any:
+            return answers[path]
+
+    monkeypatch.setattr("ocf.cli.verb.connected", lambda work, *_: asyncio.run(work(Answers())))
+    lists = (["list"], ["hook", "list", "p"], *([what, "list"] for what in ("session", "dlq", "trigger", "schedule")))
+    for verb in (["status", ID], *lists):
+        done = CliRunner().invoke(app, verb, env={"COLUMNS": "120"})
+        assert done.exit_code == 0, (verb, done.output)
+        assert "2026-01-01 22:04" in done.stdout, (verb, done.stdout)
+        assert "2026-01-02" not in done.stdout, (verb, done.stdout)
+
+
+@pytest.mark.usefixtures("new_york")
 def test_every_attempt_is_shown() -> None:
     """When it began, how long it took, how it ended, on which worker; the one that runs says so."""
     begun = {"worker": "w-1", "started_at": "2026-01-01T10:00:00Z"}
     first = {**begun, "number": 1, "ended_at": "2026-01-01T10:00:12.500Z", "ended": "worker_lost"}
     one, two = attempts([first, {**begun, "number": 2, "worker": "w-2", "ended_at": None, "ended": None}])
-    for part in ("attempt 1", "2026-01-01 10:00:00", "12.5 s", "worker_lost", "w-1"):
+    for part in ("attempt 1", "2026-01-01 05:00:00", "12.5 s", "worker_lost", "w-1"):
         assert part in one
     assert "running" in two
     assert "w-2" in two

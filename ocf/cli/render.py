@@ -262,11 +262,16 @@ def task_list(items: list[dict[str, Any]], width: int) -> Table:
     for item in items:
         state, style = item["status"], STYLES.get(item["status"], "")
         took = f"{item['duration_ms'] / 1000:.1f} s" if item.get("duration_ms") is not None else ""
-        submitted = local_time(item["submitted_at"])[slice(19) if width >= _WIDE else slice(5, 16)]
+        submitted = time_cell(item["submitted_at"], width)
         title = escape(" ".join(printable(item.get("title") or "").split()))
         mark = f"[{style}]{MARKS.get(state, '·')}[/]"
         rows.append((mark, item["execution_id"], f"[{style}]{state}[/]", submitted, took, title))
     return listing(("ID", "status", "submitted", "took", "title"), rows, width)
+
+
+def time_cell(text: str, width: int) -> str:
+    """Return a time for a column of a list; without year and seconds on a narrow screen."""
+    return local_time(text)[slice(19) if width >= _WIDE else slice(5, 16)]
 
 
 def listing(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Table:

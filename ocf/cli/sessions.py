@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ocf.cli.common import console, fail, plain, print_json
-from ocf.cli.local_time import local_time
 from ocf.cli.options.task import SESSION_OPTIONS, session_body
 from ocf.cli.tasks import follow
 from ocf.cli.verb import Call, Session, verb
@@ -71,17 +70,17 @@ async def list_(call: Call) -> int:
         return 0
     if not items:
         return call.none("sessions")
-    from ocf.cli.render import listing
+    from ocf.cli.render import listing, time_cell
 
     screen = console()
-    rows = [("·", *(plain(_cell(item, name)) for name in ("session_id", *_COLUMNS))) for item in items]
+
+    def cell(item: dict[str, Any], name: str) -> str:
+        text = str(item.get(name) or "")
+        return plain(time_cell(text, screen.width) if text and name.endswith("_at") else text)
+
+    rows = [("·", *(cell(item, name) for name in ("session_id", *_COLUMNS))) for item in items]
     screen.print(listing(("ID", *_COLUMNS.values()), rows, screen.width))
     return 0
-
-
-def _cell(item: dict[str, Any], name: str) -> str:
-    text = str(item.get(name) or "")
-    return local_time(text) if text and name.endswith("_at") else text
 
 
 @app.command()

@@ -7,6 +7,7 @@ of options before anything is sent, connects, and exits with the returned status
 from __future__ import annotations
 
 import inspect
+import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 import typer
 
 from ocf.cli.common import DataDir, JsonFlag, Project, print_json, printable, run
+from ocf.cli.local_time import local_time
 from ocf.cli.options.body import Option, build
 from ocf.cli.options.ids import EXECUTION, SESSION, Kind, whole_id
 
@@ -53,9 +55,19 @@ class Call:
         if self.json:
             print_json(answer)
         else:
+            width = max((14, *map(len, answer or {})))
             for name, value in (answer or {}).items():
-                sys.stdout.write(f"{name:14} {printable(str(value))}\n")
+                sys.stdout.write(f"{name:{width}} {printable(_shown(name, value))}\n")
         return 0
+
+
+def _shown(name: str, value: object) -> str:
+    """Return a field of an answer for a terminal."""
+    if value is None:
+        return "-"
+    if not isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return local_time(value) if name.endswith("_at") else value
 
 
 def verb(

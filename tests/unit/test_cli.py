@@ -87,6 +87,7 @@ def test_times_are_those_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
         },
         "/tasks": {"items": [{"execution_id": ID, "status": "failed", "submitted_at": at}], "next": None},
         "/sessions": {"items": [{"session_id": ID, "state": "open", "created_at": at}], "next": None},
+        f"/sessions/{ID}": {"session_id": ID, "from_execution_id": None, "created_at": at, "labels": {"a": "b"}},
         "/dlq": {"items": [{"seq": 1, "consumer": "c", "subject": "s", "failed_at": at, "reason": "r"}], "next": None},
         "/triggers": {"triggers": [{"name": "r", "on": {}, "matched": 1, "last_event": {"id": "e", "time": at}}]},
         "/hooks": {"hooks": [{"source": "s", "secrets": [{"created_at": at, "expires_at": at}]}]},
@@ -102,6 +103,12 @@ def test_times_are_those_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
             return answers[path]
 
     monkeypatch.setattr("ocf.cli.verb.connected", lambda work, *_: asyncio.run(work(Answers())))
+    shown = CliRunner().invoke(app, ["session", "show", ID]).stdout
+    assert shown.splitlines()[1:] == [
+        "from_execution_id -",
+        "created_at        2026-01-01 22:04:05",
+        'labels            {"a": "b"}',
+    ]
     lists = (["list"], ["hook", "list", "p"], *([what, "list"] for what in ("session", "dlq", "trigger", "schedule")))
     for verb in (["status", ID], *lists):
         done = CliRunner().invoke(app, verb, env={"COLUMNS": "120"})

@@ -107,10 +107,11 @@ class Part:
 
     def signal(self, number: signal.Signals) -> None:
         """Send it, and the processes below that belong to it, a signal; agents are not meant."""
-        below = [child for child in psutil.Process(self.pid).children() if child.name() in OWN]
-        for process in (psutil.Process(self.pid), *below):
+        own = psutil.Process(self.pid)
+        for process in (own, *own.children()):
             with suppress(psutil.NoSuchProcess):
-                process.send_signal(number)
+                if process == own or process.name() in OWN:
+                    process.send_signal(number)
 
     async def _answers(self, http: httpx2.AsyncClient) -> bool:
         if self.ready is None:

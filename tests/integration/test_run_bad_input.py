@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
 
-import psutil
 import pytest
 
 from ocf.events import subjects
 from ocf.events.output import ChunkType
+from tests.support.processes import command_line
 from tests.support.stack import Project, Stack, gapless, until
 
 pytestmark = pytest.mark.timeout(150)
@@ -208,11 +207,7 @@ async def test_an_opencode_that_is_never_ready_holds_nothing_up(stack: Stack, pr
 
 async def started(stack: Stack, name: str) -> bool:
     """Whether such a process runs."""
-    for child in stack.children():
-        with suppress(psutil.NoSuchProcess):
-            if name in " ".join(child.cmdline()):
-                return True
-    return False
+    return any(name in command_line(child) for child in stack.children())
 
 
 @pytest.mark.parametrize("scenario", ["dies", "killed", "stream-gone"])

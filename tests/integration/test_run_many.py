@@ -6,11 +6,11 @@ import asyncio
 import os
 from collections import Counter
 
-import psutil
 import pytest
 
 from ocf.events import subjects
 from ocf.events.adapters.nats.bucket import NatsBucket
+from tests.support.processes import alive
 from tests.support.stack import Project, Stack, gapless, until
 
 pytestmark = pytest.mark.slow
@@ -76,11 +76,4 @@ async def _no_keys(project: Project) -> bool:
 
 async def _idle(stack: Stack) -> bool:
     """Whether the stack has no process below its functions."""
-    return not any(_alive(child) for child in stack.children())
-
-
-def _alive(process: psutil.Process) -> bool:
-    try:
-        return process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return not any(alive(child) for child in stack.children())

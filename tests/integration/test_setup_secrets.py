@@ -21,6 +21,7 @@ from ocf.events.lifecycle import Reason, State
 from ocf.events.output import Chunk, ChunkType
 from ocf.functions.core.stored_objects import setup_key
 from tests.integration.test_docs_run import block
+from tests.support.processes import command_line
 from tests.support.stack import Project, Stack, running_stack
 
 PAGES = {"secret-task": "use-secrets", "setup-task": "set-up-workspaces"}
@@ -238,7 +239,7 @@ async def test_a_cancel_ends_a_running_setup(stack: Stack, tmp_path: Path) -> No
         await project.running(execution, "begun")
         await project.client.cancel(execution)
         assert (await project.ended(execution)).state is State.CANCELLED
-    left = [child for child in stack.children() if "987654" in " ".join(child.cmdline())]
+    left = [child for child in stack.children() if "987654" in command_line(child)]
     assert left == []
 
 

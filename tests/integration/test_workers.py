@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import httpx2
 import psutil
 import pytest
 
+from tests.support.processes import alive, command_line
 from tests.support.stack import Stack, running_stack, until
 from tests.support.workers import Parent, post, running_parent
 
@@ -45,6 +47,13 @@ async def _taken(http: httpx2.AsyncClient) -> bool:
 
 async def _count(parent: Parent, number: int) -> bool:
     return len(parent.workers()) == number
+
+
+def test_a_process_that_ends_while_it_is_looked_at_is_no_error() -> None:
+    """Listed first, gone afterwards: as when surplus workers are let go."""
+    with subprocess.Popen(["true"]) as ends:
+        found = psutil.Process(ends.pid)
+    assert (alive(found), command_line(found)) == (False, "")
 
 
 async def test_a_killed_worker_is_nobody_elses_matter(tmp_path: Path) -> None:

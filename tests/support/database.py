@@ -12,7 +12,7 @@ import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,8 @@ class Postgres:
         assert self._process is not None
         server = psutil.Process(self._process.pid)
         for process in (server, *server.children(recursive=True)):
-            process.send_signal(which)
+            with suppress(psutil.NoSuchProcess):  # of a connection that has just ended
+                process.send_signal(which)
 
 
 def programs(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Which process of a running `ocf up` is which."""
+"""Which process of a running `ocf up` is which, and what a process is that may end in the moment it is looked at."""
 
 from __future__ import annotations
 
@@ -20,9 +20,25 @@ def parts(up: psutil.Process) -> dict[str, psutil.Process]:
     for process in near:
         with suppress(psutil.NoSuchProcess):
             name = _name(process)
-            if name and process.status() != psutil.STATUS_ZOMBIE:
+            if name and alive(process):
                 found[name] = process
     return found
+
+
+def alive(process: psutil.Process) -> bool:
+    """Whether it runs: what has ended, also since it was listed, and waits for its parent does not."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def command_line(process: psutil.Process) -> str:
+    """Its words; none of a process that has ended."""
+    try:
+        return " ".join(process.cmdline())
+    except psutil.NoSuchProcess:
+        return ""
 
 
 def _children(process: psutil.Process) -> list[psutil.Process]:

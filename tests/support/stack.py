@@ -36,7 +36,7 @@ from ocf.functions.core.syscalls import drop_capabilities
 from ocf.stack.ports import free_port
 from ocf.stack.process_table import table
 from ocf.stack.up import plan_of
-from tests.support.processes import parts
+from tests.support.processes import alive, parts
 from tests.support.relay import GATEWAYS, relay_thread
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,7 +133,7 @@ class Stack:
         """The processes below execute that take one execution at a time; what has just died is left out."""
         with suppress(psutil.NoSuchProcess):
             parent = parts(psutil.Process(self.process.pid))["execute"]
-            return [child for child in parent.children() if child.status() != psutil.STATUS_ZOMBIE]
+            return [child for child in parent.children() if alive(child)]
         return []
 
     @property

@@ -26,6 +26,7 @@ from ocf.functions.observability import metrics
 from ocf.functions.runtime import serve, uvicorn_server
 from ocf.functions.workers import parent, parent_channel
 from ocf.stack.ports import free_port
+from tests.support.processes import alive
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -132,7 +133,7 @@ class Parent:
     def workers(self) -> list[psutil.Process]:
         """Its workers that live."""
         found = psutil.Process(self.process.pid).children()
-        return [child for child in found if child.status() != psutil.STATUS_ZOMBIE]
+        return [child for child in found if alive(child)]
 
 
 async def post(http: httpx2.AsyncClient, **told: Any) -> httpx2.Response:

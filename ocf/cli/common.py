@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import AsyncIterator, Coroutine
 from contextvars import ContextVar
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -65,6 +66,11 @@ _OBEYED = re.compile(
     r"|[\x00-\x08\x0b-\x1f\x7f-\x9f]"
     r"|[\u202a-\u202e\u2066-\u2069]"
 )
+
+
+def local_time(text: str) -> str:
+    """Return an RFC 3339 time as `2026-01-31 10:15:02` in the terminal's time zone; `--json` has times in UTC."""
+    return f"{datetime.fromisoformat(text).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def printable(text: str) -> str:

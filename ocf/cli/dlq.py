@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ocf.cli.common import console, plain, print_json
-from ocf.cli.local_time import local_time
+from ocf.cli.common import console, local_time, plain, print_json
 from ocf.cli.verb import Call, verb
 
 app = typer.Typer(no_args_is_help=True, help="Events that could not be handled, each with the reason.")

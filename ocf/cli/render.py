@@ -16,8 +16,7 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from ocf.cli.common import printable
-from ocf.cli.local_time import local_time
+from ocf.cli.common import local_time, printable
 
 STYLES = {
     "pending": "yellow",

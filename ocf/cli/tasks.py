@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ocf.cli import streams
-from ocf.cli.common import console, copy, fail, plain, print_json, printable
-from ocf.cli.local_time import local_time
+from ocf.cli.common import console, copy, fail, local_time, plain, print_json, printable
 from ocf.cli.options.task import RERUN_OPTIONS, TASK_OPTIONS, task_body
 from ocf.cli.verb import Call, Execution, verb
 

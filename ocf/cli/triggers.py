@@ -11,8 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ocf.cli import streams
-from ocf.cli.common import console, fail, plain, print_json
-from ocf.cli.local_time import local_time
+from ocf.cli.common import console, fail, local_time, plain, print_json
 from ocf.cli.options.body import Option
 from ocf.cli.options.task import TASK_OPTIONS, task_body
 from ocf.cli.verb import Call, verb

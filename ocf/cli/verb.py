@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
-from ocf.cli.common import DataDir, JsonFlag, Project, print_json, printable, run
-from ocf.cli.local_time import local_time
+from ocf.cli.common import DataDir, JsonFlag, Project, local_time, print_json, printable, run
 from ocf.cli.options.body import Option, build
 from ocf.cli.options.ids import EXECUTION, SESSION, Kind, whole_id
 

@@ -105,7 +105,9 @@ class Postgres:
         """Send a signal to the server and all its processes, such as SIGSTOP."""
         assert self._process is not None
         server = psutil.Process(self._process.pid)
-        for process in (server, *server.children(recursive=True)):
+        # First the server: one that is stopped starts no process for a connection that would go on.
+        server.send_signal(which)
+        for process in server.children(recursive=True):
             with suppress(psutil.NoSuchProcess):  # of a connection that has just ended
                 process.send_signal(which)
 

@@ -87,7 +87,7 @@ def test_the_commands_of_schedules_work(stack: Stack, tmp_path: Path) -> None:
     """Of docs/how-to/schedule-tasks.md."""
     said = shell(stack, tmp_path, block("docs/how-to/schedule-tasks.md", "schedule"))
     assert "nightly  0 6 * * 1-5 Europe/Berlin  next " in said
-    assert "paused         True" in said
+    assert "paused         true" in said
 
 
 def test_the_commands_of_the_page_work(stack: Stack, tmp_path: Path) -> None:

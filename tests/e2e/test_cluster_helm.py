@@ -33,7 +33,7 @@ OVER = ("--take-ownership", "--force-conflicts")
 
 
 async def helm(verb: str, *arguments: str) -> str:
-    """What Helm says of the release `ocf`; it must succeed."""
+    """Run a Helm command for the release `ocf`, and return what it prints."""
     return await run(str(HELM), verb, "ocf", *arguments, "--namespace", NAMESPACE)
 
 
@@ -93,7 +93,7 @@ async def test_installed_upgraded_and_rolled_back_under_executions(here: Cluster
     given = str(await values(tmp_path))
 
     async def at_zero() -> bool:
-        return not [*await pods("submit"), *await pods("execute")]
+        return not (await pods("submit") or await pods("execute"))
 
     try:
         await helm("upgrade", str(CHART), "--install", *OVER, "--values", given)

@@ -191,10 +191,14 @@ async def revision(service: str) -> str:
 
 async def settled(service: str) -> bool:
     """Whether all of a service is ready, for what its specification says now."""
-    found = json.loads(await kubectl("get", "ksvc", service, "-o", "json"))
+    return service_ready(json.loads(await kubectl("get", "ksvc", service, "-o", "json")))
+
+
+def service_ready(found: dict[str, Any]) -> bool:
+    """Whether all of a service, as kubectl shows it, is ready for what its specification says now."""
     status = found.get("status", {})
-    new = status.get("observedGeneration") == found["metadata"]["generation"]
-    return new and all(condition["status"] == "True" for condition in status.get("conditions", []))
+    new, conditions = status.get("observedGeneration") == found["metadata"]["generation"], status.get("conditions", [])
+    return new and bool(conditions) and all(condition["status"] == "True" for condition in conditions)
 
 
 async def roll_out(service: str, **annotations: str) -> str:

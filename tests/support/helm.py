@@ -6,5 +6,5 @@ import shutil
 from pathlib import Path
 
 _OURS = Path(__file__).parents[2] / ".tools/kube/helm"
-#: None: there is none.
+#: Path of the program; None where Helm is not installed.
 HELM = str(_OURS) if _OURS.is_file() else shutil.which("helm")

@@ -7,14 +7,14 @@ import os
 import sys
 from pathlib import Path
 
-from tests.support.cluster import kubectl, objects, until
+from tests.support.cluster import kubectl, objects, service_ready, until
 
 ROOT = Path(__file__).parents[2]
 LOCAL, JOBSINK = "knative/overlays/local", "knative/overlays/jobsink"
 
 
 async def run(*command: str, timeout: float = 900.0) -> str:
-    """What a command prints in this checkout; it must succeed."""
+    """Run a command in this checkout, and return what it prints. It fails the test unless the command succeeds."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     process = await asyncio.create_subprocess_exec(
         *command,
@@ -36,13 +36,7 @@ async def ready() -> None:
 
     async def settled() -> bool:
         found = await objects("ksvc")
-        return bool(found) and all(
-            any(
-                one["type"] == "Ready" and one["status"] == "True"
-                for one in each.get("status", {}).get("conditions", [])
-            )
-            for each in found
-        )
+        return bool(found) and all(map(service_ready, found))
 
     await until("services are ready", settled, 300)
     await kubectl("rollout", "status", "deployment/dispatcher", "--timeout=180s", timeout=190)

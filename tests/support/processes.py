@@ -1,4 +1,4 @@
-"""Which process of a running `ocf up` is which, and what a process is that may end in the moment it is looked at."""
+"""Find the processes of a running `ocf up`, and read processes that may end meanwhile."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def parts(up: psutil.Process) -> dict[str, psutil.Process]:
 
 
 def alive(process: psutil.Process) -> bool:
-    """Whether it runs: what has ended, also since it was listed, and waits for its parent does not."""
+    """Whether a process runs. A zombie does not, nor does one that has ended since it was listed."""
     try:
         return process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -34,7 +34,7 @@ def alive(process: psutil.Process) -> bool:
 
 
 def command_line(process: psutil.Process) -> str:
-    """Its words; none of a process that has ended."""
+    """Return the words of a process; none when it has ended."""
     try:
         return " ".join(process.cmdline())
     except psutil.NoSuchProcess:

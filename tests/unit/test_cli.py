@@ -78,7 +78,7 @@ def new_york(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.usefixtures("new_york")
 def test_times_are_those_of_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In every list, as in the lines of an execution: the reader's clock, not UTC without a word."""
+    """Every list, and the lines of an execution, show times in the terminal's time zone."""
     at = "2026-01-02T03:04:05.678Z"
     answers: dict[str, Any] = {
         f"/tasks/{ID}/status": {

@@ -16,6 +16,7 @@ import { UsageScreen } from "./screens/usage";
 import { Banners } from "./shell/banners";
 import { Rail } from "./shell/rail";
 import { TokenDialog } from "./shell/token-dialog";
+import { ErrorBoundary } from "./ui/error-boundary";
 import { Empty } from "./ui/parts";
 
 export function App(): ReactNode {
@@ -58,7 +59,9 @@ export function App(): ReactNode {
       <main id="main" ref={main} tabIndex={-1}>
         {/* An execution says for itself which model answered it. */}
         <Banners ready={ready.data} offline={offline} ownNote={place === "/tasks"} />
-        <Screen path={route.path} />
+        <ErrorBoundary key={screen} alone>
+          <Screen path={route.path} />
+        </ErrorBoundary>
       </main>
       {refused && <TokenDialog {...refused} onDone={() => setRefused(null)} />}
     </div>

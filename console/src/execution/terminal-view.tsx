@@ -1,5 +1,6 @@
 import { lazy, type ReactNode, Suspense, useRef } from "react";
 import { asText } from "../model/as-text";
+import { ErrorBoundary } from "../ui/error-boundary";
 import { CopyButton, Skeleton } from "../ui/parts";
 import { SearchBox, useSearch } from "./toolbar";
 import type { Execution } from "./use-execution";
@@ -17,9 +18,11 @@ export function TerminalView({ execution }: { execution: Execution }): ReactNode
         <SearchBox search={search} input={input} />
         <CopyButton label="Copy the output" text={() => asText(execution.transcript.rows)} />
       </div>
-      <Suspense fallback={<Skeleton rows={10} />}>
-        <Terminal chunks={execution.chunks} count={execution.chunks.length} query={search.query} turn={search.turn} />
-      </Suspense>
+      <ErrorBoundary>
+        <Suspense fallback={<Skeleton rows={10} />}>
+          <Terminal chunks={execution.chunks} count={execution.chunks.length} query={search.query} turn={search.turn} />
+        </Suspense>
+      </ErrorBoundary>
     </>
   );
 }

@@ -13,6 +13,7 @@ import type { Summary } from "../model/rows";
 import { visible } from "../model/visible";
 import { href, replace, useRoute } from "../router";
 import { TERMINAL_STATES } from "../stream";
+import { ErrorBoundary } from "../ui/error-boundary";
 import { Failure, Skeleton } from "../ui/parts";
 
 const DiffView = lazy(() => import("../execution/diff-view"));
@@ -63,9 +64,11 @@ function Panel({ id, execution, task }: { id: string; execution: Execution; task
           {view === "terminal" && <TerminalView execution={execution} />}
           {view === "changes" && (
             <div className="execution-scroll">
-              <Suspense fallback={<Skeleton rows={12} />}>
-                <DiffView id={id} final={ended} file={query.get("file")} />
-              </Suspense>
+              <ErrorBoundary>
+                <Suspense fallback={<Skeleton rows={12} />}>
+                  <DiffView id={id} final={ended} file={query.get("file")} />
+                </Suspense>
+              </ErrorBoundary>
             </div>
           )}
           {view === "details" && (

@@ -9,6 +9,7 @@ import { Transcript } from "../model/transcript";
 import { visible } from "../model/visible";
 import { href, useRoute } from "../router";
 import type { Chunk } from "../stream";
+import { ErrorBoundary } from "../ui/error-boundary";
 import { Icon } from "../ui/icons";
 import { Empty, Failure, Segmented, Skeleton, StateBadge } from "../ui/parts";
 
@@ -103,9 +104,11 @@ function Player({ id, execution }: { id: string; execution: Execution }): ReactN
           {view === "transcript" ? (
             <TranscriptList rows={rows} start={summary.first} query="" follow={true} live={true} />
           ) : (
-            <Suspense fallback={<Skeleton rows={10} />}>
-              <Terminal chunks={execution.chunks} count={said} query="" turn={0} />
-            </Suspense>
+            <ErrorBoundary>
+              <Suspense fallback={<Skeleton rows={10} />}>
+                <Terminal chunks={execution.chunks} count={said} query="" turn={0} />
+              </Suspense>
+            </ErrorBoundary>
           )}
         </div>
         <aside className="execution-side" aria-label="At this moment">

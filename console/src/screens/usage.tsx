@@ -7,6 +7,7 @@ import { cost, count, duration } from "../model/format";
 import { byDay, firstDay, GROUPS, type Group, successRate, total } from "../model/usage";
 import { href, replace, useRoute } from "../router";
 import type { Series } from "../ui/chart";
+import { ErrorBoundary } from "../ui/error-boundary";
 import { Icon } from "../ui/icons";
 import { CardSkeletons, Empty, ErrorText, Failure, Segmented } from "../ui/parts";
 import { ProjectField, useProject } from "../ui/project";
@@ -167,22 +168,24 @@ function Charts({ rows, first, days, reasons }: ChartsProps): ReactNode {
   }, [shown]);
   return (
     <div className="charts">
-      {figures.map(({ title, ...chart }) => (
-        <figure key={title} className="chart">
-          <figcaption>
-            <span className="chart-title">{title}</span>
-            {chart.series.map((one) => (
-              <span key={one.name} className="chart-key">
-                <span className="chart-colour" style={{ background: `var(${one.colour})` }} aria-hidden="true" />
-                {one.name}
-              </span>
-            ))}
-          </figcaption>
-          <Suspense fallback={<div className="chart-canvas" />}>
-            <Chart days={names} {...chart} />
-          </Suspense>
-        </figure>
-      ))}
+      <ErrorBoundary>
+        {figures.map(({ title, ...chart }) => (
+          <figure key={title} className="chart">
+            <figcaption>
+              <span className="chart-title">{title}</span>
+              {chart.series.map((one) => (
+                <span key={one.name} className="chart-key">
+                  <span className="chart-colour" style={{ background: `var(${one.colour})` }} aria-hidden="true" />
+                  {one.name}
+                </span>
+              ))}
+            </figcaption>
+            <Suspense fallback={<div className="chart-canvas" />}>
+              <Chart days={names} {...chart} />
+            </Suspense>
+          </figure>
+        ))}
+      </ErrorBoundary>
       <Reasons reasons={reasons} />
     </div>
   );

@@ -78,8 +78,8 @@ export function Empty(props: {
 }
 
 /** Why there is nothing, and what can be done about it. */
-export function Failure(props: { error: ApiError; onRetry?: () => void; alone?: boolean }): ReactNode {
-  const { error, onRetry, alone = false } = props;
+export function Failure(props: { error: ApiError; onRetry?: () => void; retry?: string; alone?: boolean }): ReactNode {
+  const { error, onRetry, retry = "Try again", alone = false } = props;
   const [icon, title, text] = failureOf(error);
   return (
     <div role="alert">
@@ -91,7 +91,7 @@ export function Failure(props: { error: ApiError; onRetry?: () => void; alone?: 
           <div className="empty-actions">
             {onRetry && (
               <button type="button" className="button" onClick={onRetry}>
-                Try again
+                {retry}
               </button>
             )}
             {[403, 404].includes(error.status) && (

@@ -1,9 +1,10 @@
-import { cleanup, render } from "@testing-library/react";
+import { cleanup, render, renderHook } from "@testing-library/react";
 import type { ReactNode } from "react";
 import { vi } from "vitest";
 import type { Task } from "../../src/api/types";
+import { useRoute } from "../../src/router";
 
-/** Answers the page's calls. A string is text, everything else JSON; `[status, body]` is an answer of that status. */
+/** Answers the page's calls. A string or stream is sent as it is, everything else as JSON; `[status, body]` is an answer of that status. */
 export type Answer = (url: URL, init: RequestInit) => unknown;
 
 /** A page without a layout: what jsdom has not got, it is given. */
@@ -14,7 +15,8 @@ export function page(answer: Answer): URL[] {
     asked.push(url);
     const found = await answer(url, init);
     const [status, body] = Array.isArray(found) ? (found as [number, unknown]) : [200, found];
-    return new Response(typeof body === "string" ? body : JSON.stringify(body), { status });
+    const asIs = typeof body === "string" || body instanceof ReadableStream;
+    return new Response(asIs ? body : JSON.stringify(body), { status });
   });
   vi.stubGlobal("ResizeObserver", Observer);
   vi.stubGlobal("CSS", {});
@@ -30,8 +32,11 @@ export function page(answer: Answer): URL[] {
 }
 
 export function show(screen: ReactNode, hash = "#/"): void {
+  // The router hears of another address while somebody uses it.
+  const { unmount } = renderHook(useRoute);
   window.location.hash = hash;
   window.dispatchEvent(new HashChangeEvent("hashchange"));
+  unmount();
   render(screen);
 }
 

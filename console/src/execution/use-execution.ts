@@ -30,6 +30,10 @@ export interface Execution {
   readonly reconnect: () => void;
 }
 
+/** What follows the end (artifacts, comment, archive) is waited for so long, in milliseconds, ever more slowly. */
+const SETTLE_MS = 300_000;
+const SETTLE_STEP_MS = { first: 1_000, most: 30_000 } as const;
+
 const STARTING: StreamStatus = { state: "catching-up", transport: null, error: null, retryAt: null, sequence: 0 };
 
 /** One execution: its record and everything it says, as it says it. */
@@ -40,17 +44,28 @@ export function useExecution(id: string): Execution {
   const [version, setVersion] = useState(0);
   const said = useRef<{ chunks: Chunk[]; transcript: Transcript }>({ chunks: [], transcript: new Transcript() });
   const watching = useRef<Watch | null>(null);
+  // Answers may overtake each other: one that was asked for before the one that is shown is dropped.
+  const calls = useRef({ asked: 0, shown: 0 });
   const token = useBearer();
 
   const load = useCallback(
     async (signal?: AbortSignal): Promise<Task> => {
+      calls.current.asked += 1;
+      const call = calls.current.asked;
+      const show = (change: () => void): void => {
+        if (call <= calls.current.shown) return;
+        calls.current.shown = call;
+        change();
+      };
       try {
         const loaded = await api.task(id, signal);
-        setTask(loaded);
-        setError(null);
+        show(() => {
+          setTask(loaded);
+          setError(null);
+        });
         return loaded;
       } catch (failure) {
-        if (failure instanceof ApiError) setError(failure);
+        if (failure instanceof ApiError) show(() => setError(failure));
         throw failure;
       }
     },
@@ -63,6 +78,7 @@ export function useExecution(id: string): Execution {
     const chunks: Chunk[] = [];
     const transcript = new Transcript();
     said.current = { chunks, transcript };
+    calls.current.shown = calls.current.asked;
     setTask(null);
     setError(null);
     setStream(STARTING);
@@ -97,6 +113,21 @@ export function useExecution(id: string): Execution {
       batch.close();
     };
   }, [id, load, refresh, token]);
+
+  const settling = task !== null && TERMINAL_STATES.has(task.status) && !task.archived;
+  useEffect(() => {
+    if (!settling) return;
+    let timer: ReturnType<typeof setTimeout>;
+    const look = (wait: number, waited: number): void => {
+      if (waited >= SETTLE_MS) return;
+      timer = setTimeout(() => {
+        refresh();
+        look(Math.min(SETTLE_STEP_MS.most, 2 * wait), waited + wait);
+      }, wait);
+    };
+    look(SETTLE_STEP_MS.first, 0);
+    return () => clearTimeout(timer);
+  }, [settling, refresh]);
 
   const reconnect = useCallback(() => watching.current?.retry(), []);
   return { task, error, stream, ...said.current, version, refresh, reconnect };

@@ -170,9 +170,10 @@ function FilterInput(props: {
 }): ReactNode {
   const { name, value, set } = props;
   const [text, setText] = useState(value);
-  useEffect(() => setText(value), [value]);
+  // What is being typed may end with a space, which the address has not: that is no other value.
+  useEffect(() => setText((before) => (before.trim() === value.trim() ? before : value)), [value]);
   useEffect(() => {
-    if (text === value) return;
+    if (text.trim() === value.trim()) return;
     const timer = setTimeout(() => set({ [name]: text.trim() }), 300);
     return () => clearTimeout(timer);
   }, [text, value, name, set]);

@@ -7,6 +7,8 @@ import type { Chunk, Connector, Live } from "./types";
 const OPEN_MS = 5_000;
 /** The gateway says something every 15 seconds, a heartbeat if nothing else: after such a silence it is gone. */
 const SILENCE_MS = 45_000;
+/** Close code of a WebSocket when the execution has ended, and of a client that wants no more. */
+const REGULAR = 1000;
 
 /**
  * Core NATS over WebSocket, as the viewer: subscribes, and resolves after a round trip, when the server is
@@ -79,7 +81,8 @@ export function websocketConnector(url: (from: number) => string, protocols?: ()
           }, ms);
         };
         expect(OPEN_MS, "the gateway's WebSocket does not open");
-        socket.onclose = (event: CloseEvent) => over(event.reason || `WebSocket closed (${event.code})`);
+        socket.onclose = ({ code, reason }: CloseEvent) =>
+          over(code === REGULAR ? null : reason || `WebSocket closed (${code})`);
         socket.onmessage = (event: MessageEvent) => {
           expect(SILENCE_MS, "the gateway has gone silent");
           deliver(String(event.data), onChunk);
@@ -90,7 +93,7 @@ export function websocketConnector(url: (from: number) => string, protocols?: ()
             closed,
             close: () => {
               over(null);
-              socket.close(1000);
+              socket.close(REGULAR);
             },
           });
         };

@@ -36,6 +36,8 @@ export class Session {
   #live: Live | null = null;
   #connector: Connector | null = null;
   #filling: Promise<void> | null = null;
+  /** The connection in use was closed regularly. */
+  #hungUp = false;
   #checkSoon: () => void = () => undefined;
 
   constructor(private readonly host: Host) {}
@@ -119,8 +121,11 @@ export class Session {
     this.#connector = connector;
     this.#report({ transport: connector.transport });
     void live.closed.then((reason) => {
-      // One that was replaced may close; the one in use may not.
-      if (this.#live === live) this.fail(new Error(reason ?? "connection closed"));
+      // One that was replaced may close. The one in use may only at the end, which the record must confirm.
+      if (this.#live !== live) return;
+      if (reason !== null) return this.fail(new Error(reason));
+      this.#hungUp = true;
+      this.#checkSoon();
     });
     previous?.close();
   }
@@ -193,6 +198,7 @@ export class Session {
   async #untilEnded(): Promise<void> {
     for (let wait = PROBE_MS; ; wait = Math.min(PROBE_MS, wait * 2)) {
       if (await this.#checkAfter(wait)) wait = PROBE_SOON_MS;
+      const hungUp = this.#hungUp;
       const probe = await this.#probe().catch((error: Error) => {
         // NATS proves itself by its own pings. A WebSocket that goes through the gateway is only as alive as it.
         if (this.#connector?.transport === "websocket" || (error instanceof Refused && error.final)) throw error;
@@ -200,13 +206,15 @@ export class Session {
         return null;
       });
       if (probe?.ended) return this.#finish(probe.lastSequence);
+      if (hungUp) throw new Error("connection closed");
       if (probe && probe.lastSequence >= this.host.splicer.next) await this.#fillHole();
       this.#over.signal.throwIfAborted();
     }
   }
 
-  /** Resolves after `wait` milliseconds with false, or with true as soon as a chunk says that it has ended. */
+  /** Resolves after `wait` milliseconds with false, or with true as soon as a chunk or a close says that it has ended. */
   #checkAfter(wait: number): Promise<boolean> {
+    if (this.#hungUp) return Promise.resolve(true);
     const soon = new Promise<boolean>((resolve) => {
       this.#checkSoon = () => resolve(true);
     });

@@ -78,7 +78,7 @@ export interface Probe {
 
 /** An open way for live chunks. */
 export interface Live {
-  /** Resolves once it is closed, with the reason when it was not `close()`. */
+  /** Resolves once it is closed: null after `close()` and after a regular end, else the reason. */
   readonly closed: Promise<string | null>;
   close(): void;
 }

@@ -39,7 +39,7 @@ export class Stage {
   slowly: () => Promise<void> = () => Promise.resolve();
   ended = false;
   tokenLife = 3_600_000;
-  #hangUps = new Set<(reason: string) => void>();
+  #hangUps = new Set<(reason: string | null) => void>();
 
   say(...seqs: number[]): void {
     for (const seq of seqs) this.sayChunk(chunk(seq));
@@ -50,7 +50,8 @@ export class Stage {
     if (!this.drop(one.seq)) for (const listener of this.listeners) listener(one);
   }
 
-  hangUp(reason: string): void {
+  /** The other side closes; `null`: regularly. */
+  hangUp(reason: string | null): void {
     for (const hangUp of [...this.#hangUps]) hangUp(reason);
   }
 

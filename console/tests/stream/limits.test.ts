@@ -172,3 +172,16 @@ test("a WebSocket that does not open is given up", async () => {
   await settle(5_100);
   await outcome;
 });
+
+test.each([
+  [1000, null],
+  [1006, "WebSocket closed (1006)"],
+])("a WebSocket that is closed with %d says why unless it is regular", async (code, why) => {
+  vi.stubGlobal("WebSocket", Socket);
+  const viewer = { nats_ws: null, jwt: "", seed: "", subject: "", expires_at: "" };
+  const opening = websocketConnector(() => "ws://x").open(viewer, 1, () => undefined);
+  Socket.last.onopen();
+  const live = await opening;
+  Socket.last.onclose({ code, reason: "" });
+  expect(await live.closed).toBe(why);
+});

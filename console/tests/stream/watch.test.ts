@@ -266,3 +266,21 @@ test("after close() nothing is delivered, nothing is open and nothing is planned
   await settle(60_000);
   expect(stage.historyFrom.length).toBeLessThanOrEqual(2);
 });
+
+test("a regular close is the end where the record says so, and a lost connection where it does not", async () => {
+  const stage = new Stage();
+  stage.unreachable.add("nats");
+  const watching = stage.watch();
+  await settle();
+  stage.say(1, 2);
+  stage.hangUp(null);
+  await settle();
+  expect(watching.status).toMatchObject({ state: "disconnected", error: "connection closed" });
+  await settle(1_000);
+  expect(watching.status.state).toBe("connected");
+  const before = stage.states.length;
+  stage.ended = true;
+  stage.hangUp(null);
+  await settle();
+  expect(stage.states.slice(before)).toEqual(["ended"]);
+});

@@ -139,7 +139,8 @@ export const api = {
         headers: { Accept: "text/csv" },
       })
     ).text(),
-  sessions: (signal?: AbortSignal) => json<Page<Session>>("/sessions", { signal }),
+  sessions: (limit: number, cursor?: string | number, signal?: AbortSignal) =>
+    json<Page<Session>>(`/sessions${query({ limit, cursor })}`, { signal }),
   createSession: (body: unknown) => json<Session>("/sessions", post(body)),
   destroySession: (id: string) => request(`/sessions/${id}`, { method: "DELETE" }),
   deadLetters: (limit: number, after?: string | number, signal?: AbortSignal) =>

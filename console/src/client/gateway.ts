@@ -19,6 +19,13 @@ export type ListedRule = api.Rule & Readonly<Record<string, unknown>>;
 export type SessionRecord = Readonly<Record<string, unknown>> & { readonly session_id: string };
 
 /**
+// Where operations take the project, other than in the query. tests/client/gateway.test.ts holds both against OpenAPI.
+/** Nowhere: they have no project, or have it in their path. */
+const WITHOUT_PROJECT = /^\/(models|health|ready|metrics|dlq)(\/|$)|^\/(events|hooks)\/./;
+const PROJECT_IN_BODY = /^POST \/(tasks\/execute|sessions|credentials|hooks|triggers|schedules)$/;
+/** The most sessions that the gateway gives at once. */
+const MOST_SESSIONS = 500;
+
  * Tasks, sessions and rules of one project over HTTP.
  *
  * Every method throws `Refused` with the gateway's message, and `TypeError` as `fetch` when no gateway answers.
@@ -100,9 +107,17 @@ export class Gateway {
     return this.#json("GET", this.#session(session));
   }
 
-  /** The sessions of the project, newest first. */
+  /** All sessions of the project, newest first. */
   async listSessions(): Promise<readonly SessionRecord[]> {
-    return (await this.#json<{ items: SessionRecord[] }>("GET", "/sessions")).items;
+    const all: SessionRecord[] = [];
+    let cursor: string | undefined;
+    do {
+      const query = { limit: MOST_SESSIONS, cursor };
+      const page = await this.#json<{ items: SessionRecord[]; next?: string | null }>("GET", "/sessions", { query });
+      all.push(...page.items);
+      cursor = page.next ?? undefined;
+    } while (cursor !== undefined);
+    return all;
   }
 
   /** Attaches a client, which prevents expiry of the session. */

@@ -1,15 +1,19 @@
 import { type FormEvent, type ReactNode, useEffect, useState } from "react";
 import { api } from "../api/client";
 import type { Session } from "../api/types";
-import { useAction, useNow, usePolled } from "../hooks";
+import { useAction, useNow, useRows } from "../hooks";
 import { ago, plural, until, words } from "../model/format";
 import { href } from "../router";
 import { Icon } from "../ui/icons";
 import { CardSkeletons, Confirm, CopyButton, Empty, ErrorText, Failure, Field } from "../ui/parts";
 
+const PAGE = 50;
+
 /** Sessions: conversations that keep their workspace between executions. */
 export function SessionsScreen(): ReactNode {
-  const { data, error, refresh } = usePolled("sessions", 4_000, (signal) => api.sessions(signal));
+  const { data, error, refresh, rows, more } = useRows("sessions", 4_000, PAGE, (part, signal) =>
+    api.sessions(part.limit, part.cursor, signal),
+  );
   const [creating, setCreating] = useState(false);
   const [destroying, setDestroying] = useState<Session | null>(null);
   const action = useAction();
@@ -62,6 +66,13 @@ export function SessionsScreen(): ReactNode {
               onDestroy={() => setDestroying(session)}
             />
           ))}
+        </div>
+      )}
+      {data?.next && (
+        <div className="page-more">
+          <button type="button" className="button" disabled={data.items.length < rows} onClick={more}>
+            Show older sessions
+          </button>
         </div>
       )}
       {destroying && (

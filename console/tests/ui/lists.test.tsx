@@ -127,3 +127,38 @@ test("a session leads to the turn that runs, to the next one, and says what dest
   fireEvent.click(screen.getByLabelText("Destroy this session"));
   expect(screen.getByText(/every execution that was made in it are removed for good/)).toBeTruthy();
 });
+
+test("what is typed keeps its spaces, and the address is written once", async () => {
+  page(list([task(1)]));
+  show(<HistoryScreen />);
+  await act(settle);
+  const written = vi.spyOn(window.history, "replaceState");
+  const title = screen.getByLabelText("Title") as HTMLInputElement;
+  fireEvent.change(title, { target: { value: "fix " } });
+  await act(() => settle(400));
+  expect(title.value).toBe("fix ");
+  expect(window.location.hash).toBe("#/?q=fix");
+  await act(() => settle(5_000));
+  expect(written).toHaveBeenCalledOnce();
+  fireEvent.click(screen.getByText("Clear"));
+  await act(settle);
+  expect(title.value).toBe("");
+});
+
+test("sessions beyond the newest hundred are shown", async () => {
+  const sessions = Array.from({ length: 130 }, (_, at) => ({ session_id: `s-${at}`, project_id: "shop" }));
+  page((url) => {
+    const after = Number(url.searchParams.get("cursor") ?? 0);
+    const end = after + Number(url.searchParams.get("limit") ?? 100);
+    return { items: sessions.slice(after, end), next: end < sessions.length ? String(end) : null };
+  });
+  show(<SessionsScreen />);
+  await act(settle);
+  const shown = document.querySelectorAll(".card").length;
+  expect(shown).toBeLessThan(130);
+  for (let clicks = 0; screen.queryByText("Show older sessions") && clicks < 5; clicks += 1) {
+    fireEvent.click(screen.getByText("Show older sessions"));
+    await act(settle);
+  }
+  expect(document.querySelectorAll(".card")).toHaveLength(130);
+});

@@ -1,6 +1,7 @@
 import { credsAuthenticator, wsconnect } from "@nats-io/nats-core";
 import { natsSocket } from "../stream/connectors";
 import type * as events from "./event-types";
+import { randomId } from "./random-id";
 
 /** The part of a NATS connection that commands need: any of `@nats-io/nats-core` or `@nats-io/transport-node`. */
 export interface Connection {
@@ -12,6 +13,8 @@ export interface BackendOptions {
   readonly project?: string;
   /** `source` of its events. */
   readonly source?: string;
+  /** Milliseconds that connecting to NATS, and storing a command, may take; 60,000 unless given. */
+  readonly timeoutMs?: number;
 }
 
 /** NATS did not store the command. */
@@ -23,17 +26,20 @@ type Ids = "execution_id" | "session_id" | "project_id" | "requested_by";
 type Given<T> = Omit<T, Ids>;
 type Commands = events.EventData;
 
-/** How long NATS may take to store a command, in milliseconds. */
-const STORE_MS = 10_000;
+/** A loaded machine takes many seconds for a handshake; whoever is less patient says so with `timeoutMs`. */
+const TIMEOUT_MS = 60_000;
 
 /** Commands of one project over NATS, each a CloudEvent in structured mode. Each resolves once NATS has stored it. */
 export class Backend {
   readonly #connection: Connection;
   readonly #project: string;
   readonly #source: string;
+  readonly #timeout: number;
 
-  constructor(connection: Connection, { project = "default", source = "/ocf/client" }: BackendOptions = {}) {
+  constructor(connection: Connection, options: BackendOptions = {}) {
+    const { project = "default", source = "/ocf/client", timeoutMs = TIMEOUT_MS } = options;
     this.#connection = connection;
+    this.#timeout = timeoutMs;
     this.#project = checked("project", project);
     this.#source = source;
   }
@@ -41,7 +47,7 @@ export class Backend {
   /** Submits a task; returns its execution id. The same id with the same task is one execution. */
   async submit(
     task: Omit<Commands["dev.ocf.task.submit.v1"], "execution_id" | "project_id">,
-    execution: string = crypto.randomUUID(),
+    execution: string = randomId(),
   ): Promise<string> {
     await this.#task("submit", execution, task);
     return execution;
@@ -64,7 +70,7 @@ export class Backend {
   /** Creates a session; returns its id. A submit that is published after it waits until the session exists. */
   async createSession(
     session: Given<Commands["dev.ocf.session.create.v1"]> = {},
-    id: string = crypto.randomUUID(),
+    id: string = randomId(),
   ): Promise<string> {
     await this.#session("create", id, { requested_by: this.#source, ...session });
     return id;
@@ -103,7 +109,7 @@ export class Backend {
   #event(what: string, subject: string, data: object): Readonly<Record<string, unknown>> {
     return {
       specversion: "1.0",
-      id: crypto.randomUUID(),
+      id: randomId(),
       source: this.#source,
       type: `dev.ocf.${what}.v1`,
       subject,
@@ -114,7 +120,7 @@ export class Backend {
   }
 
   async #publish(subject: string, event: Readonly<Record<string, unknown>>): Promise<void> {
-    const answer = await this.#connection.request(subject, JSON.stringify(event), { timeout: STORE_MS });
+    const answer = await this.#connection.request(subject, JSON.stringify(event), { timeout: this.#timeout });
     const stored = JSON.parse(new TextDecoder().decode(answer.data)) as { error?: { description?: string } };
     if (stored.error) throw new NotStored(`${subject}: ${stored.error.description ?? "not stored"}`);
   }
@@ -139,6 +145,7 @@ export async function connectBackend(
     servers: url,
     name: "ocf-client",
     wsFactory: natsSocket,
+    timeout: options.timeoutMs ?? TIMEOUT_MS,
     ...(creds === undefined ? {} : { authenticator: credsAuthenticator(new TextEncoder().encode(creds)) }),
   });
   return { backend: new Backend(connection, options), close: () => connection.drain() };

@@ -2,6 +2,7 @@ import { type Chunk, watchExecution } from "../stream";
 import { refusal } from "../stream/gateway";
 import type * as api from "./api-types";
 import { chunksOf } from "./chunks";
+import { randomId } from "./random-id";
 
 /** Who calls, and for which project. */
 export interface GatewayOptions {
@@ -44,7 +45,7 @@ export class Gateway {
 
   /** Submits a task; returns its execution id. The same `execution_id` with the same task is one execution. */
   async submit(task: api.ExecuteTask): Promise<string> {
-    const body = { execution_id: crypto.randomUUID(), project_id: this.#project, ...task };
+    const body = { execution_id: randomId(), ...task };
     return (await this.#json<api.Submitted>("POST", "/tasks/execute", { body })).execution_id;
   }
 

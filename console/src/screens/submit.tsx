@@ -1,5 +1,6 @@
 import { type FormEvent, type ReactNode, useEffect, useRef, useState } from "react";
 import { api } from "../api/client";
+import { randomId } from "../client/random-id";
 import { useAction } from "../hooks";
 import { bodyOf, type Form, fieldOf } from "../model/submission";
 import { go, href, useRoute } from "../router";
@@ -58,8 +59,7 @@ export function SubmitScreen(): ReactNode {
     event.preventDefault();
     const body = bodyOf(form);
     const text = JSON.stringify(body);
-    if (key.current.text !== text)
-      key.current = { text, key: crypto.randomUUID?.() ?? `${Date.now()}-${Math.random()}` };
+    if (key.current.text !== text) key.current = { text, key: randomId() };
     await action.run(async () => {
       const { execution_id } = await api.submit(body, key.current.key);
       remember(execution_id, form);

@@ -7,10 +7,10 @@ const ID = "0b5f2f0e-6a3b-4c1e-9d70-3a6f7b1c2d3e";
 
 /** A connection that remembers what it was asked to publish, and answers as JetStream. */
 function connection(answer: object = { stream: "OCF_COMMANDS", seq: 1 }) {
-  const asked: { subject: string; event: Record<string, unknown> }[] = [];
+  const asked: { subject: string; event: Record<string, unknown>; timeout: number }[] = [];
   const one: Connection = {
-    async request(subject, payload) {
-      asked.push({ subject, event: JSON.parse(payload) as Record<string, unknown> });
+    async request(subject, payload, { timeout }) {
+      asked.push({ subject, event: JSON.parse(payload) as Record<string, unknown>, timeout });
       return { data: new TextEncoder().encode(JSON.stringify(answer)) };
     },
   };
@@ -35,6 +35,13 @@ test("commands are CloudEvents on the subject of their project and execution", a
     data: { prompt: "Do it", execution_id: ID, project_id: "web" },
   });
   expect(asked[2]?.event).toMatchObject({ type: "dev.ocf.session.attach.v1", data: { client_id: "me" } });
+});
+
+test("NATS has a minute to store a command, or what the caller gives it", async () => {
+  const { asked, one } = connection();
+  await new Backend(one).cancel(ID);
+  await new Backend(one, { timeoutMs: 5_000 }).cancel(ID);
+  expect(asked.map(({ timeout }) => timeout)).toEqual([60_000, 5_000]);
 });
 
 test("a command that NATS does not store, or whose id would be another subject, is an error", async () => {

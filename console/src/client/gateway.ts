@@ -19,7 +19,6 @@ export type ListedRule = api.Rule & Readonly<Record<string, unknown>>;
 /** Record of a session. */
 export type SessionRecord = Readonly<Record<string, unknown>> & { readonly session_id: string };
 
-/**
 // Where operations take the project, other than in the query. tests/client/gateway.test.ts holds both against OpenAPI.
 /** Nowhere: they have no project, or have it in their path. */
 const WITHOUT_PROJECT = /^\/(models|health|ready|metrics|dlq)(\/|$)|^\/(events|hooks)\/./;
@@ -27,6 +26,7 @@ const PROJECT_IN_BODY = /^POST \/(tasks\/execute|sessions|credentials|hooks|trig
 /** The most sessions that the gateway gives at once. */
 const MOST_SESSIONS = 500;
 
+/**
  * Tasks, sessions and rules of one project over HTTP.
  *
  * Every method throws `Refused` with the gateway's message, and `TypeError` as `fetch` when no gateway answers.
@@ -100,8 +100,7 @@ export class Gateway {
 
   /** Creates a session; returns its id. Tasks join it with `session_id`. */
   async createSession(session: api.CreateSession = {}): Promise<string> {
-    const body = { project_id: this.#project, ...session };
-    return (await this.#json<SessionRecord>("POST", "/sessions", { body })).session_id;
+    return (await this.#json<SessionRecord>("POST", "/sessions", { body: session })).session_id;
   }
 
   getSession(session: string): Promise<SessionRecord> {
@@ -138,7 +137,7 @@ export class Gateway {
 
   /** Stores a rule, or replaces the one of its name. */
   async putTrigger(rule: api.Rule): Promise<void> {
-    await this.#call("POST", "/triggers", { body: { project_id: this.#project, ...rule } });
+    await this.#call("POST", "/triggers", { body: rule });
   }
 
   async listTriggers(): Promise<readonly ListedRule[]> {
@@ -160,7 +159,7 @@ export class Gateway {
     return this.#json("POST", "/events", { body: event, type: "application/cloudevents+json" });
   }
 
-  /** Any other call of the REST API. `query` gets the project; `body` is sent as JSON. */
+  /** Any other call of the REST API, with the project where it takes one; `body` is sent as JSON. */
   async call<T>(method: string, path: string, given: { body?: unknown; query?: Query } = {}): Promise<T> {
     return this.#json<T>(method, path, given);
   }
@@ -180,16 +179,18 @@ export class Gateway {
 
   async #call(method: string, path: string, given: Given = {}): Promise<Response> {
     const search = new URLSearchParams();
-    // A body that names the project is enough; a second name could contradict it.
-    const named = typeof given.body === "object" && given.body !== null && "project_id" in given.body;
-    for (const [name, value] of Object.entries({ project_id: named ? undefined : this.#project, ...given.query })) {
+    const project = { project_id: this.#project };
+    const inBody = PROJECT_IN_BODY.test(`${method} ${path}`);
+    const content = inBody ? { ...project, ...(given.body as object | undefined) } : given.body;
+    const query = inBody || WITHOUT_PROJECT.test(path) ? given.query : { ...project, ...given.query };
+    for (const [name, value] of Object.entries(query ?? {})) {
       if (value !== undefined) search.append(name, String(value));
     }
     const headers = new Headers({ Accept: given.accept ?? "application/json" });
     const token = this.#token();
     if (token) headers.set("Authorization", `Bearer ${token}`);
-    if (given.body !== undefined) headers.set("Content-Type", given.type ?? "application/json");
-    const body = given.body === undefined ? null : JSON.stringify(given.body);
+    if (content !== undefined) headers.set("Content-Type", given.type ?? "application/json");
+    const body = content === undefined ? null : JSON.stringify(content);
     const response = await fetch(`${this.#base}${path}?${search}`, { method, headers, body, cache: "no-store" });
     if (!response.ok) throw await refusal(response);
     return response;

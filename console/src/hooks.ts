@@ -36,7 +36,11 @@ export function usePolled<T>(key: string, interval: number, load: (signal: Abort
   useEffect(() => {
     const abort = new AbortController();
     let timer: ReturnType<typeof setTimeout> | undefined;
+    let awaited = false;
     const run = async (): Promise<void> => {
+      // What a tab that is shown again would ask for is on its way.
+      if (awaited) return;
+      awaited = true;
       if (!document.hidden) {
         try {
           const data = await latest.current(AbortSignal.any([abort.signal, AbortSignal.timeout(ANSWER_MS)]));
@@ -47,6 +51,7 @@ export function usePolled<T>(key: string, interval: number, load: (signal: Abort
           setState((before) => ({ key, data: before.key === key ? before.data : null, error: failure }));
         }
       }
+      awaited = false;
       if (!abort.signal.aborted) timer = setTimeout(run, interval);
     };
     const visible = (): void => {

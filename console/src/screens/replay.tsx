@@ -52,7 +52,12 @@ function Player({ id, execution }: { id: string; execution: Execution }): ReactN
   const [view, setView] = useState<"transcript" | "terminal">("transcript");
   // biome-ignore lint/correctness/useExhaustiveDependencies: `chunks` grows in place, `version` says when
   const line = useMemo(() => timeline(execution.chunks, skip), [execution.chunks, execution.version, skip]);
-  const player = usePlayer(line, Number(speed), Number(query.get("t") ?? 0) * 1_000);
+  const player = usePlayer(
+    line,
+    Number(speed),
+    Math.max(0, Number(query.get("t")) || 0) * 1_000,
+    execution.stream.state === "catching-up",
+  );
   const { time, playing } = player;
   const said = saidAt(line.at, time);
   const { transcript, rows } = usePrefix(execution.chunks, said);
@@ -168,11 +173,13 @@ function Player({ id, execution }: { id: string; execution: Execution }): ReactN
   );
 }
 
-/** A clock over the timeline: runs, stops, jumps. */
-function usePlayer(line: Timeline, speed: number, from: number) {
-  const [time, setTime] = useState(Math.min(from, line.length));
+/** A clock over the timeline: runs, stops, jumps. While the rest is `awaited`, its end is not that of the recording. */
+function usePlayer(line: Timeline, speed: number, from: number, awaited: boolean) {
+  // May be beyond what has arrived.
+  const [wanted, setTime] = useState(from);
   const [playing, setPlaying] = useState(from === 0);
   const length = line.length;
+  const time = Math.min(wanted, length);
   useEffect(() => {
     if (!playing) return;
     let before = performance.now();
@@ -184,7 +191,7 @@ function usePlayer(line: Timeline, speed: number, from: number) {
     });
     return () => cancelAnimationFrame(frame);
   }, [playing, speed, length]);
-  const over = time >= length;
+  const over = time >= length && !awaited;
   useEffect(() => {
     if (over) setPlaying(false);
   }, [over]);

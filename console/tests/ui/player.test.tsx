@@ -6,17 +6,17 @@ import { chunk } from "../stream/helpers";
 import { leave, page, settle, show, task } from "./page";
 
 const SECONDS = 60;
+const start = Date.UTC(2026, 0, 1);
+const said = Array.from({ length: SECONDS + 1 }, (_, at) =>
+  chunk(at + 1, {
+    type: "stdout",
+    data: `second ${at}\n`,
+    timestamp: new Date(start + at * 1_000).toISOString(),
+  }),
+);
 
 beforeEach(() => {
   vi.useFakeTimers();
-  const start = Date.UTC(2026, 0, 1);
-  const said = Array.from({ length: SECONDS + 1 }, (_, at) =>
-    chunk(at + 1, {
-      type: "stdout",
-      data: `second ${at}\n`,
-      timestamp: new Date(start + at * 1_000).toISOString(),
-    }),
-  );
   page((url) =>
     url.pathname.endsWith("/status")
       ? task(1, { last_sequence: said.length })
@@ -54,4 +54,28 @@ test("it plays at the speed that is chosen, and stands still when it pauses", as
   expect(document.querySelector(".transcript")?.textContent).not.toContain("second 1\n");
   fireEvent.keyDown(document.body, { key: "ArrowRight" });
   expect(position()).toBe(5_000);
+});
+
+test("it starts at the second that the address names, though that arrives in a later piece", async () => {
+  const whole = said.map((one) => `${JSON.stringify(one)}\n`);
+  let rest = (): void => undefined;
+  page((url) => {
+    if (url.pathname.endsWith("/status")) return task(1, { last_sequence: said.length });
+    return new ReadableStream({
+      start(controller) {
+        const put = (lines: string[]) => controller.enqueue(new TextEncoder().encode(lines.join("")));
+        put(whole.slice(0, 5));
+        rest = () => {
+          put(whole.slice(5));
+          controller.close();
+        };
+      },
+    });
+  });
+  show(<ReplayScreen id="e1" />, "#/tasks/e1/replay?t=40");
+  await act(() => settle(300));
+  expect(position()).toBe(4_000);
+  rest();
+  await act(() => settle(300));
+  expect(position()).toBe(40_000);
 });

@@ -24,29 +24,31 @@ export function mediaTypeOf(type: string, bytes: Uint8Array): string | null {
   }
 }
 
-/** Files added to those that are there; the message says what could not be added. */
+/** What is added to the files that are there; the message says what could not be. */
 export async function attach(
   before: readonly Attached[],
   files: readonly File[],
-): Promise<{ attached: readonly Attached[]; problem: string | null }> {
-  const attached = [...before];
+): Promise<{ added: readonly Attached[]; problem: string | null }> {
+  const added: Attached[] = [];
   let left = MAX_BYTES - before.reduce((sum, one) => sum + one.bytes, 0);
   let problem: string | null = null;
   for (const file of files) {
-    if (attached.length === MAX_FILES) problem = `At most ${MAX_FILES} files.`;
+    if (before.length + added.length >= MAX_FILES) problem = `At most ${MAX_FILES} files.`;
     else if (file.size > left) problem = `${file.name}: at most ${MAX_BYTES / 1024 / 1024} MiB in all.`;
     else {
-      const bytes = new Uint8Array(await file.arrayBuffer());
+      const content = await file.arrayBuffer().catch(() => null);
+      const bytes = new Uint8Array(content ?? new ArrayBuffer());
       const mediaType = mediaTypeOf(file.type, bytes);
-      if (mediaType === null) problem = `${file.name}: only images, PDFs and text files.`;
+      if (content === null) problem = `${file.name}: cannot be read.`;
+      else if (mediaType === null) problem = `${file.name}: only images, PDFs and text files.`;
       else {
         left -= bytes.length;
-        attached.push({ name: file.name || "pasted", mediaType, data: base64(bytes), bytes: bytes.length });
+        added.push({ name: file.name || "pasted", mediaType, data: base64(bytes), bytes: bytes.length });
       }
     }
     if (problem) break;
   }
-  return { attached, problem };
+  return { added, problem };
 }
 
 function base64(bytes: Uint8Array): string {

@@ -5,6 +5,7 @@ import { useAction } from "../hooks";
 import { bodyOf, type Form, fieldOf } from "../model/submission";
 import { go, href, useRoute } from "../router";
 import { Attachments } from "../submit/attachments";
+import type { Setter } from "../submit/fields";
 import { PreparationSection } from "../submit/preparation";
 import { isRemembered, remember, remembered } from "../submit/remembered";
 import {
@@ -53,7 +54,8 @@ export function SubmitScreen(): ReactNode {
     }
   }, [query]);
 
-  const set = <K extends keyof Form>(name: K, value: Form[K]): void => setForm({ ...form, [name]: value });
+  const set: Setter = (name, value) =>
+    setForm((before) => ({ ...before, [name]: typeof value === "function" ? value(before[name]) : value }));
   const parts = { form, set, errors };
   const submit = async (event: FormEvent): Promise<void> => {
     event.preventDefault();

@@ -11,7 +11,7 @@ export function Attachments({ form, set, errors, children }: FormProps & { child
   const add = async (files: readonly File[]): Promise<void> => {
     const found = await attach(form.attachments, files);
     setProblem(found.problem);
-    set("attachments", found.attached);
+    set("attachments", (before) => [...before, ...found.added]);
   };
   const onPaste = (event: ClipboardEvent): void => {
     const files = [...event.clipboardData.files];

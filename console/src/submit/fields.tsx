@@ -2,7 +2,8 @@ import { type ReactNode, useEffect, useRef } from "react";
 import { type Form, PERMISSIONS, type Permission } from "../model/submission";
 import { Field, Segmented } from "../ui/parts";
 
-export type Setter = <K extends keyof Form>(name: K, value: Form[K]) => void;
+/** Sets a field; what takes time says with a function what becomes of the value that is there by then. */
+export type Setter = <K extends keyof Form>(name: K, value: Form[K] | ((before: Form[K]) => Form[K])) => void;
 export type Errors = ReadonlyMap<keyof Form, string>;
 type TextName = { [K in keyof Form]: string extends Form[K] ? K : never }[keyof Form];
 

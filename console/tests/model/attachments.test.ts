@@ -11,9 +11,9 @@ describe("attachments", () => {
     expect(mediaTypeOf("text/x-python", new TextEncoder().encode("print(1)"))).toBe("text/plain");
     expect(mediaTypeOf("image/svg+xml", new TextEncoder().encode("<svg/>"))).toBe("text/plain");
     expect(mediaTypeOf("application/zip", new Uint8Array([0x50, 0x4b, 0xff]))).toBeNull();
-    const { attached, problem } = await attach([], [file("notes.txt", "héllo")]);
+    const { added, problem } = await attach([], [file("notes.txt", "héllo")]);
     expect(problem).toBeNull();
-    expect(bodyOf({ ...BLANK, prompt: "x", attachments: attached })["attachments"]).toEqual([
+    expect(bodyOf({ ...BLANK, prompt: "x", attachments: added })["attachments"]).toEqual([
       { name: "notes.txt", media_type: "text/plain", data: "aMOpbGxv" },
     ]);
   });
@@ -22,10 +22,10 @@ describe("attachments", () => {
     const large = file("large.txt", new Uint8Array(MAX_BYTES + 1));
     expect((await attach([], [file("a.txt", "a"), large])).problem).toContain("large.txt: at most 10 MiB");
     const binary = await attach([], [file("a.bin", new Uint8Array([0, 255]))]);
-    expect(binary).toEqual({ attached: [], problem: "a.bin: only images, PDFs and text files." });
+    expect(binary).toEqual({ added: [], problem: "a.bin: only images, PDFs and text files." });
     const many = Array.from({ length: MAX_FILES + 1 }, (_, at) => file(`${at}.txt`, "a"));
     const found = await attach([], many);
-    expect([found.attached.length, found.problem]).toEqual([MAX_FILES, `At most ${MAX_FILES} files.`]);
+    expect([found.added.length, found.problem]).toEqual([MAX_FILES, `At most ${MAX_FILES} files.`]);
   });
 
   it("shows the gateway's errors at their fields", () => {

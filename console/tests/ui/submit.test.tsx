@@ -33,3 +33,28 @@ test("a secret is typed, sent, refused at its place, and its value is remembered
   fireEvent.click(screen.getByLabelText("Remove secret TRACKER"));
   expect(screen.queryByLabelText("Value")).toBeNull();
 });
+
+test("what is typed, and what is attached, while a file is read stays", async () => {
+  show(<SubmitScreen />, "#/new");
+  const prompt = screen.getByLabelText("What is to be done?") as HTMLTextAreaElement;
+  const reads: (() => void)[] = [];
+  const file = (name: string): File => {
+    const one = new File(["x"], name, { type: "text/plain" });
+    const bytes = new Uint8Array([120]).buffer;
+    one.arrayBuffer = () => new Promise((resolve) => reads.push(() => resolve(bytes)));
+    return one;
+  };
+  const choose = (...files: File[]) =>
+    fireEvent.change(document.querySelector("input[type=file]") as Element, { target: { files } });
+  choose(file("first.txt"));
+  choose(file("second.txt"));
+  fireEvent.change(prompt, { target: { value: "typed meanwhile" } });
+  for (const read of reads) read();
+  await waitFor(() => expect(screen.getByLabelText("Remove second.txt")).toBeTruthy());
+  expect(screen.getByLabelText("Remove first.txt")).toBeTruthy();
+  expect(prompt.value).toBe("typed meanwhile");
+  const gone = new File(["x"], "gone.txt");
+  gone.arrayBuffer = () => Promise.reject(new DOMException("gone", "NotFoundError"));
+  choose(gone);
+  await waitFor(() => expect(screen.getByRole("alert").textContent).toBe("gone.txt: cannot be read."));
+});

@@ -92,5 +92,5 @@ export default defineConfig({
     proxy: Object.fromEntries(api.map((path) => [path, { target: gateway, ws: true }])),
   },
   build: { target: "es2022", sourcemap: false, chunkSizeWarningLimit: 400, license },
-  test: { include: ["tests/**/*.test.{ts,tsx}"], environment: "node", testTimeout: 15_000 },
+  test: { include: ["tests/**/*.test.{ts,tsx}"], environment: "node", testTimeout: 60_000 },
 });

@@ -26,6 +26,8 @@ _LISTED = [
 ]
 #: Executions above which SQLite looks for words in the order of time, not by the text index.
 FREQUENT = 1_000
+#: Labels up to which a compiled statement is kept for the next query: each has 24 kB of it.
+_COMPILED_LABELS = 4
 Group = Literal["project", "model", "day", "label"]
 
 #: Time of submission or creation, execution or session, project.
@@ -74,7 +76,8 @@ def page(connection: Connection, wanted: Filter, limit: int, after: Position | N
     if after is not None:
         query = query.where(row_of(*order) < row_of(*after))
     query = query.order_by(*(column.desc() for column in order)).limit(limit)
-    return [_summary(row) for row in connection.execute(query).mappings()]
+    options = {"compiled_cache": None} if len(wanted.labels) > _COMPILED_LABELS else {}
+    return [_summary(row) for row in connection.execute(query, execution_options=options).mappings()]
 
 
 def _summary(row: RowMapping) -> dict[str, Any]:

@@ -85,11 +85,18 @@ async def test_filters_bound_the_history(query: str, wanted: list[int]) -> None:
         ("?cursor=YWJj", "cursor"),
         ("?since=yesterday", "since"),
         ("?project_id=NO", "project_id"),
+        ("?" + "&".join(["label=a"] * 33), "label"),
+        (f"?label={'a' * 321}", "label"),
+        ("?" + "&".join(["status=running"] * 9), "status"),
+        (f"?task_id={'t' * 201}", "task_id"),
+        (f"/{ID}/output?" + "&".join(["types=text"] * 40), "types"),
     ],
 )
 async def test_a_wrong_filter_is_named(query: str, field: str) -> None:
-    """422 with the parameter."""
-    answer = await World().client.get(f"/tasks{query}")
+    """422 with the parameter, also where it is too long or repeated more often than can be of use."""
+    world = World()
+    await world.record()
+    answer = await world.client.get(f"/tasks{query}")
     assert answer.status_code == 422
     assert [error["field"] for error in answer.json()["errors"]] == [field]
 
@@ -215,3 +222,15 @@ async def test_a_record_that_cannot_be_read_hides_no_other(poison: bytes | None)
     await world.record(OTHER)
     listed = (await world.client.get("/tasks")).json()["items"]
     assert {ID, OTHER} <= {task["execution_id"] for task in listed}
+
+
+async def test_filters_by_many_labels_leave_no_statement_behind() -> None:
+    """Each number of labels is a statement of its own, with 24 kB for each label: those are not kept."""
+    world = World()
+    await some(world, 2)
+    kept = world.history._database.engine._compiled_cache
+    assert kept is not None
+    before = len(kept)
+    for number in range(20, 33):
+        assert await ids(world, "?" + "&".join(f"label=k{at}=v" for at in range(number))) == []
+    assert len(kept) <= before + 1

@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request
+from pydantic import StringConstraints
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -32,6 +33,8 @@ router = APIRouter(tags=["tasks"], route_class=StrictRoute)
 
 _NAMESPACE = uuid.UUID("6f63662d-6964-656d-706f-74656e637931")
 _DEFAULT_TIMEOUT = 3600
+#: Labels of a task, and the characters of one as `key=value` (`ocf.events.command_payloads.Labels`).
+_LABELS, _LABEL_LENGTH = 32, 63 + 1 + 256
 
 
 _KEY_LENGTH = 255
@@ -154,12 +157,15 @@ async def history(
     gateway: Gw,
     caller: Caller,
     project_id: AskedProject,
-    status: Annotated[list[State] | None, Query(description="any of these")] = None,
-    label: Annotated[list[str] | None, Query(description="`key` or `key=value`; all of them")] = None,
+    status: Annotated[list[State] | None, Query(max_length=len(State), description="any of these")] = None,
+    label: Annotated[
+        list[Annotated[str, StringConstraints(max_length=_LABEL_LENGTH)]] | None,
+        Query(max_length=_LABELS, description="`key` or `key=value`; all of them"),
+    ] = None,
     since: Annotated[Time | None, Query(description="submitted at or after")] = None,
     until: Annotated[Time | None, Query(description="submitted before")] = None,
     session_id: SessionId | None = None,
-    task_id: str | None = None,
+    task_id: Annotated[str | None, Query(max_length=200)] = None,
     rerun_of: Annotated[ExecutionId | None, Query(description="the execution that they run again")] = None,
     q: Annotated[str | None, Query(max_length=200, description="beginnings of words of title and result")] = None,
     id_prefix: Annotated[str, Query(max_length=36, description="beginning of the execution's id")] = "",

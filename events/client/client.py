@@ -42,6 +42,10 @@ _Events = list[Event]
 _ENDINGS = {*(spec.verb for spec in TERMINAL_TYPES.values()), "cleaned"}
 
 
+class OnlyInArchive(NotYetKnown):
+    """The execution has left NATS, and the client has no store to read its archive."""
+
+
 @asynccontextmanager
 async def connect(
     url: str, *, creds: str | Path | None = None, project: str = "default", store: ObjectStore | None = None
@@ -123,10 +127,12 @@ class Client:
 
     async def status(self, execution: str) -> Record:
         """Return the record of an execution, which has everything except its output. Raises NotYetKnown."""
-        entry = await self._executions.get(ExecutionRef(self.project, execution).record_key)
+        ref = ExecutionRef(self.project, execution)
+        entry = await self._executions.get(ref.record_key)
         if entry is not None:
             return Record.read(entry.value)
-        ref = ExecutionRef(self.project, execution)
+        if self._store is None and await self._executions.get(ref.ended_key) is not None:
+            raise OnlyInArchive(f"execution {execution} is only in the archive; give the client a store")
         # An ended execution leaves the bucket.
         record = await archived_record(self._store, ref) if self._store is not None else None
         if record is None:
@@ -151,13 +157,14 @@ class Client:
         that neither has; its detail names `from` and `to`.
 
         Raises:
+            NotYetKnown: The output is only in the archive, and the client has no store.
             Unavailable: The connection was lost and did not come back in time; resume at the next sequence.
         """
         ending = _RecordEnd(self, execution)
         await ending.refresh()
         expired = ending.last is not None and start <= ending.last and not await self._stream_has(execution, start)
         if expired and self._store is None:
-            raise NotYetKnown(f"output of {execution} from {start} is only in the archive; give the client a store")
+            raise OnlyInArchive(f"output of {execution} from {start} is only in the archive; give the client a store")
         async for line in watch(self._bus, self.project, execution, start=start, ending=ending, expired=expired):
             yield chunk_of(line)
 
@@ -214,11 +221,17 @@ class _RecordEnd:
         self.last: int | None = None
 
     async def refresh(self) -> None:
-        """Read the record; without one, check whether the execution was deleted."""
+        """Read the record; without one, check whether the execution was deleted.
+
+        Raises:
+            OnlyInArchive: It ended before the watcher knew its end.
+        """
         try:
             record = await self._client.status(self._execution)
-        except NotYetKnown:
+        except NotYetKnown as error:
             self._removed = await self._client._cleaned(self._execution)
+            if isinstance(error, OnlyInArchive) and not self._removed and self.last is None:
+                raise
         else:
             self.last = record.last_sequence if record.terminal else None
 

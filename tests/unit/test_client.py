@@ -338,13 +338,21 @@ async def test_watch_ends_with_a_deleted_execution() -> None:
     assert await asyncio.wait_for(world.watched(5), 5) == []
 
 
-async def test_without_a_store_the_archive_is_named() -> None:
-    """The client says what it would need."""
+@pytest.mark.parametrize("evicted", [False, True])
+async def test_without_a_store_the_archive_is_named(evicted: bool) -> None:
+    """The client says what it would need, also when the record has left NATS: only the id is remembered there."""
     world = World()
     await world.end(5)
     client = Client(world.bus, world.bucket, world.sessions, project="p")
-    with pytest.raises(NotYetKnown, match="give the client a store"):
-        [_ async for _ in client.watch(world.execution)]
+    if evicted:
+        ref = ExecutionRef("p", world.execution)
+        await world.bucket.create(ref.ended_key, b'{"digest":"","request_digest":"","state":"completed"}')
+        await world.bucket.delete(ref.record_key)
+        with pytest.raises(NotYetKnown, match="give the client a store"):
+            await client.status(world.execution)
+    async with asyncio.timeout(5):
+        with pytest.raises(NotYetKnown, match="give the client a store"):
+            [_ async for _ in client.watch(world.execution)]
 
 
 async def test_session_commands_are_events_on_the_subject_of_their_session() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from ocf.events.errors import DeadLetter
+from ocf.events.input_limits import INBOX, MIB
 from ocf.functions.core.address_rules import is_loopback
 from ocf.functions.models.catalog import ModelFacts
 from ocf.functions.models.facts import operators_facts
@@ -37,6 +38,9 @@ class GatewaySettings:
     #: body.
     caller_bodies: int = 3 * 17 * 1024 * 1024
     all_bodies: int = 8 * 17 * 1024 * 1024
+    #: The same for unsigned bodies, of one hook and of all hooks.
+    hook_bodies: int = 8 * INBOX.bytes
+    all_hook_bodies: int = 32 * INBOX.bytes
     body_seconds: float = 120.0
     console_dir: Path | None = None
     nats_ws_url: str | None = None
@@ -50,8 +54,9 @@ class GatewaySettings:
     #: `WS /tasks/{id}/stream`: seconds of silence before a heartbeat, and for which one send may block.
     heartbeat: float = 15.0
     slow_reader: float = 10.0
-    #: Chunks buffered for a slow reader; others are read from the stream again.
+    #: Chunks and their bytes that are buffered for a slow reader; others are read from the stream again.
     backlog: int = 2_000
+    backlog_bytes: int = 4 * MIB
 
     @property
     def authenticated(self) -> bool:

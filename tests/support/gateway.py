@@ -6,7 +6,9 @@ import asyncio
 import gzip
 import json
 import os
-from contextlib import suppress
+import weakref
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import TracebackType
@@ -25,6 +27,7 @@ from ocf.events.errors import Unavailable
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.output import Chunk, ChunkType
+from ocf.events.ports import Message
 from ocf.events.refs import ExecutionRef
 from ocf.events.reorder import gap_line
 from ocf.functions.forges.credentials import ForgeCredentials
@@ -120,6 +123,12 @@ class World:
         packed = gzip.compress(b"".join(lines[seq] + b"\n" for seq in sorted(lines)))
         await self.store.put(f"default/{execution}/output.ndjson.gz", packed)
 
+    async def evict(self, record: Record) -> None:
+        """Leave of an ended execution what is in the archive."""
+        manifest = {"version": 1, "record": json.loads(record.model_dump_json())}
+        await self.store.put(record.ref.object_key("manifest.json"), json.dumps(manifest).encode())
+        await self.executions.delete(record.ref.record_key)
+
     async def commands(self, verb: str) -> list[dict[str, Any]]:
         """The data of every command of `verb` on the bus."""
         subject = f"ocf.cmd.{verb}.*.*"
@@ -149,6 +158,24 @@ def token(projects: object, *, now: datetime | None = None, ttl: float = 60, key
 def bearer(projects: object, **claims: Any) -> dict[str, str]:
     """The header with such a token."""
     return {"Authorization": f"Bearer {token(projects, **claims)}"}
+
+
+@contextmanager
+def counted_alive(world: World) -> Iterator[list[int]]:
+    """The most messages of the bus's histories that were alive at once, in a list of one."""
+    history, given, most = world.bus.history, list[weakref.ref[Message]](), [0]
+
+    async def counting(*args: Any, **more: Any) -> AsyncIterator[Message]:
+        async for message in history(*args, **more):
+            mine = replace(message)
+            given.append(weakref.ref(mine))
+            del message
+            most[0] = max(most[0], sum(one() is not None for one in given))
+            yield mine
+
+    world.bus.history = counting  # type: ignore[method-assign]
+    yield most
+    world.bus.history = history  # type: ignore[method-assign]
 
 
 class Socket:

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from ocf.events import reorder, subjects
 from ocf.events.lifecycle import State
 from ocf.events.ports import Message
+from ocf.functions.gateway.routes import stream
 from ocf.functions.gateway.settings import GatewaySettings
 from tests.support.gateway import DAMAGED, ID, SECRET, World, chunk, token
 from tests.support.measures import value
@@ -75,6 +76,24 @@ async def test_of_an_archived_execution_the_archive_is_streamed() -> None:
         said, close = await socket.until_close()
     assert kinds(said) == [1, 2, 3, "end"]
     assert close["code"] == 1000
+
+
+@pytest.mark.parametrize("watched", [False, True])
+async def test_an_execution_that_has_left_nats_is_streamed_from_its_archive(watched: bool) -> None:
+    """All chunks, `end` and a regular close: for who comes later, and for who missed the end of a run."""
+    world = World(GatewaySettings(heartbeat=0.05))
+    await world.archive(3)
+    record = await world.record(last_sequence=3, **({} if watched else {"state": State.COMPLETED}))
+    ended = record.model_copy(update={"state": State.COMPLETED})
+    if not watched:
+        await world.evict(ended)
+    async with world.socket(PATH) as socket:
+        if watched:
+            assert (await socket.json())["type"] == "heartbeat"
+            await world.evict(ended)
+        said, close = await socket.until_close()
+    assert kinds([one for one in said if one["type"] != "heartbeat"]) == [1, 2, 3, "end"]
+    assert (said[-1]["data"], close["code"]) == ("completed", 1000)
 
 
 async def test_chunks_lost_on_the_live_subject_are_read_from_the_stream() -> None:
@@ -195,9 +214,19 @@ async def test_swapped_and_repeated_live_chunks_arrive_once_and_in_order() -> No
     assert kinds(said) == [2, 3, "end"]
 
 
-async def test_a_backlog_beyond_its_bound_is_read_from_the_stream() -> None:
-    """Memory is bounded: what does not fit is not kept, and still not lost."""
-    world = World(GatewaySettings(backlog=3))
+@pytest.mark.parametrize("settings", [GatewaySettings(backlog=3), GatewaySettings(backlog_bytes=400)])
+async def test_a_backlog_beyond_its_bound_is_read_from_the_stream(
+    monkeypatch: pytest.MonkeyPatch, settings: GatewaySettings
+) -> None:
+    """Memory is bounded, in lines and bytes: what does not fit is not kept, and still not lost."""
+    world, kept = World(settings), list[int]()
+    keep = stream.Viewer._keep
+
+    def watched(viewer: stream.Viewer, line: reorder.Line) -> None:
+        keep(viewer, line)
+        kept.append(len(viewer._live))
+
+    monkeypatch.setattr(stream.Viewer, "_keep", watched)
     await world.record()
     await world.chunk(1)
     async with world.socket(PATH) as socket:
@@ -208,6 +237,7 @@ async def test_a_backlog_beyond_its_bound_is_read_from_the_stream() -> None:
             await asyncio.sleep(0)
         socket.read_on()
         assert [(await socket.json())["seq"] for _ in range(38)] == list(range(2, 40))
+    assert max(kept) <= 4
 
 
 async def test_the_end_is_found_even_when_its_fact_was_missed() -> None:

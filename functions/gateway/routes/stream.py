@@ -24,6 +24,7 @@ from ocf.events.base_model import ExecutionId
 from ocf.events.envelope import timestamp
 from ocf.events.errors import OcfError, Retry
 from ocf.events.ports import Message
+from ocf.events.refs import ExecutionRef
 from ocf.events.reorder import GapTimer, Line, line_in, seek
 from ocf.functions.gateway.auth import Principal
 from ocf.functions.gateway.context import AskedProject, ExecutionHandle, Gateway, gateway_of
@@ -125,7 +126,8 @@ class Viewer:
         self._order = reorderer(gateway, last + 1)
         self._gap_timer = GapTimer()
         self._at = 0  # stream sequence up to which everything was read or sent
-        self._live: deque[Line] = deque(maxlen=gateway.settings.backlog)
+        self._live: deque[Line] = deque()
+        self._live_bytes = 0
         self._wake = asyncio.Event()
         self._fact_received = False  # a fact arrived: the record, which is written first, has its state
 
@@ -156,10 +158,23 @@ class Viewer:
         async for message in messages:
             if message.subject == live:
                 if (line := line_in(message)) is not None:
-                    self._live.append(line)  # full: the oldest is dropped, and read from the stream again
+                    self._keep(line)
             else:
                 self._fact_received = True
             self._wake.set()
+
+    def _keep(self, line: Line) -> None:
+        """Buffer a live line. Above a limit the oldest are dropped, and read from the stream again."""
+        settings = self._gateway.settings
+        self._live.append(line)
+        self._live_bytes += len(line.data)
+        while len(self._live) > settings.backlog or self._live_bytes > settings.backlog_bytes:
+            self._pop()
+
+    def _pop(self) -> Line:
+        line = self._live.popleft()
+        self._live_bytes -= len(line.data)
+        return line
 
     def _done(self) -> bool:
         record = self._found.record
@@ -169,7 +184,7 @@ class Viewer:
         """Send what has arrived; else wait, and after a silence check that nothing was missed."""
         self._wake.clear()
         while self._live:
-            await self._send(self._order.feed(self._live.popleft()))
+            await self._send(self._order.feed(self._pop()))
         if len(self._order):
             await self._fill_gap()
         if self._fact_received:
@@ -212,15 +227,21 @@ class Viewer:
             raise Cut(EXPIRED, f"the token has expired; resume from={self.last + 1}")
 
     async def _refresh_record(self) -> None:
-        """Read the record: facts may have been published before the subscription, or during an outage."""
-        record = await self._gateway.record(self._found.project, self._found.execution)
+        """Read the record: facts may have been published before the subscription, or during an outage.
+
+        That of an execution which ended some time ago is in the archive; it does not change any more.
+        """
+        project, execution = self._found.project, self._found.execution
+        record = await self._gateway.record(project, execution)
         if record is None:
-            if self._found.record is not None or await self._gateway.removed(
-                self._found.project, self._found.execution
-            ):
+            if await self._gateway.removed(project, execution):
                 raise Cut(1000, "the execution was removed")
-            return
-        self._found = ExecutionHandle(self._found.project, self._found.execution, record)
+            if self._found.record is None or self._found.ended:
+                return  # not recorded yet, or evicted
+            record = await self._gateway.ended.record(ExecutionRef(project, execution))
+            if record is None:
+                raise Cut(1000, "the execution was removed")
+        self._found = ExecutionHandle(project, execution, record)
 
     async def _fill(self, after: int | None = None) -> None:
         """Read from the stream what did not arrive live, after the last read position or after `after`."""

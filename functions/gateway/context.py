@@ -22,6 +22,7 @@ from ocf.events.command_publisher import publish_command
 from ocf.events.dataref import offload
 from ocf.events.errors import OcfError, Unavailable
 from ocf.events.execution_record import Record
+from ocf.events.input_limits import KIB, MIB
 from ocf.events.lifecycle import State
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.ended_executions import EndedExecutions
@@ -45,6 +46,8 @@ class Gateway:
         self.auth = Authenticator(deps.settings, deps.clock)
         self.limit = RateLimit(deps.settings.rate_limit, deps.settings.burst, deps.clock)
         self.bodies = Bodies(deps.settings.caller_bodies, deps.settings.all_bodies)
+        #: Bodies whose signature is not checked yet take no memory from authenticated callers.
+        self.unsigned_bodies = Bodies(deps.settings.hook_bodies, deps.settings.all_hook_bodies)
         #: Executions that ended longer ago.
         self.ended = EndedExecutions(deps.executions, deps.store)
         self.listing = Listing(deps.history, deps.executions, deps.bus, deps.clock)
@@ -201,7 +204,8 @@ class ExecutionHandle:
 
 def too_large(limit: int) -> Problem:
     """Return a 413 problem with the limit."""
-    return Problem(413, "too-large", f"at most {limit} bytes ({limit // (1024 * 1024)} MiB) are accepted")
+    size = f"{limit // MIB} MiB" if limit >= MIB else f"{limit // KIB} KiB"
+    return Problem(413, "too-large", f"at most {limit} bytes ({size}) are accepted")
 
 
 def new_trace() -> str:

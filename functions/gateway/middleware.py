@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from urllib.parse import urlsplit
@@ -109,8 +110,9 @@ def _hostname(url: str) -> str:
 class BodyLimit:
     """Refuses bodies over the limit, by their stated and actual size, and counts all bodies in memory (`Bodies`).
 
-    A body is read once its caller is known (`caller_of`), and is charged to the caller until the call is over. The
-    paths of `streamed` hold no body in memory, and have a limit of their own.
+    A body is read once its caller is known (`caller_of`), and is charged to the caller until the call is over. A route
+    may set a lower limit and another count before it reads (`state.body_limit`, `state.bodies`). The paths of
+    `streamed` hold no body in memory, and have a limit of their own.
     """
 
     def __init__(self, app: ASGIApp, limit: int, bodies: Bodies, streamed: frozenset[str]) -> None:
@@ -128,25 +130,28 @@ class BodyLimit:
         if length.isdecimal() and int(length) > self._limit:
             await refuse(too_large(self._limit), scope, receive, send)
             return
-        held: dict[str, int] = {}
+        held: Counter[tuple[Bodies, str]] = Counter()
         try:
             await self._app(scope, self._counted(receive, scope, held), send)
         finally:
-            for caller, size in held.items():
-                self._bodies.release(caller, size)
+            for (bodies, caller), size in held.items():
+                bodies.release(caller, size)
 
-    def _counted(self, receive: Receive, scope: Scope, held: dict[str, int]) -> Callable[[], Awaitable[Message]]:
+    def _counted(
+        self, receive: Receive, scope: Scope, held: Counter[tuple[Bodies, str]]
+    ) -> Callable[[], Awaitable[Message]]:
         state = scope.setdefault("state", {})
 
         async def counting() -> Message:
             message = await receive()
             size = len(message.get("body", b""))
             if size:
-                if sum(held.values()) + size > self._limit:
-                    raise too_large(self._limit)
-                caller = state.get("allowance", "nobody")
-                self._bodies.take(caller, size)
-                held[caller] = held.get(caller, 0) + size
+                limit = state.get("body_limit", self._limit)
+                if held.total() + size > limit:
+                    raise too_large(limit)
+                bodies, caller = state.get("bodies", self._bodies), state.get("allowance", "nobody")
+                bodies.take(caller, size)
+                held[bodies, caller] += size
             return message
 
         return counting

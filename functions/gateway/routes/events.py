@@ -12,10 +12,9 @@ from ocf.events import subjects
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import InvalidEvent
 from ocf.events.input_limits import INBOX, parse_json
-from ocf.events.ports import Message
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.auth import refused
-from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw
+from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw, too_large
 from ocf.functions.gateway.inbox.hooks import Hook, HookKind, Hooks, unknown
 from ocf.functions.gateway.inbox.publishing import decoded, publish
 from ocf.functions.gateway.inbox.signatures import signed
@@ -106,17 +105,18 @@ def _generic(project: str, headers: dict[str, str], body: bytes, gateway: Gatewa
 
 
 async def _hook(request: Request, gateway: Gateway, project: str, source: str) -> tuple[Hooks, Hook]:
-    """Return the hook of an unauthenticated call. Calls and bodies are counted by address.
+    """Return the hook of an unauthenticated call. Calls are counted by address; the body is charged to the hook.
 
     Raises:
         Problem: 404 unknown, 413 too large, 429 too many calls.
     """
     address = request.client.host if request.client else "unknown"
     gateway.limit.take(f"hook:{address}")
-    request.state.allowance = f"hook:{address}"
+    request.state.allowance = f"hook:{project}/{source}"
+    request.state.bodies, request.state.body_limit = gateway.unsigned_bodies, INBOX.bytes
     length = request.headers.get("content-length", "0")
     if length.isdecimal() and int(length) > INBOX.bytes:
-        raise Problem(413, "too-large", f"at most {INBOX.bytes} bytes are accepted")
+        raise too_large(INBOX.bytes)
     hooks = Hooks(gateway.deps.triggers, gateway.deps.keyring, gateway.deps.clock)
     hook = await hooks.get(project, source)
     if hook is None:
@@ -130,17 +130,23 @@ async def latest(gateway: Gw, caller: Caller, project_id: AskedProject) -> dict[
     project = caller.project_or(project_id, gateway.settings.default_project)
     wanted, bus = f"ocf.in.{project}.>", gateway.deps.bus
     last = await bus.last(subjects.INBOX, wanted)
-    # Only so many are held: each may have the size of `INBOX`.
-    found: deque[Message] = deque(maxlen=_SHOWN)
-    for window in _WINDOWS if last is not None else ():
-        start = max(0, last.sequence - window) if last is not None else 0
+    if last is None:
+        return {"events": []}
+    # First only their places: each may have the size of `INBOX`, and one is held at a time.
+    found: deque[int] = deque(maxlen=_SHOWN)
+    for window in _WINDOWS:
+        start = max(0, last.sequence - window)
         found.clear()
         async for message in bus.history(subjects.INBOX, wanted, after=start):
-            found.append(message)
+            found.append(message.sequence)
         if len(found) == _SHOWN or start == 0:
             break
-    explained = [await _explained(gateway, project, message.headers, message.data) for message in reversed(found)]
-    return {"events": explained}
+    explained: deque[dict[str, Any]] = deque(maxlen=_SHOWN)
+    async for message in bus.history(subjects.INBOX, wanted, after=found[0] - 1 if found else last.sequence):
+        if found and message.sequence > found[-1]:
+            break
+        explained.appendleft(await _explained(gateway, project, message.headers, message.data))
+    return {"events": list(explained)}
 
 
 async def _explained(gateway: Gateway, project: str, headers: Any, data: bytes) -> dict[str, Any]:  # noqa: ANN401

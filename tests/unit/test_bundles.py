@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from ocf.events.output import Usage
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.stored_objects import delete_execution
 from ocf.functions.gateway.bundles import importing
+from ocf.functions.gateway.bundles.contents import LIMITS
 from ocf.functions.recording.lines import Head, frame
 from ocf.functions.workspace import tree_digest
 from ocf.functions.workspace.threads import in_thread
@@ -295,3 +297,60 @@ async def test_who_may_export_and_import(tmp_path: Path, monkeypatch: pytest.Mon
     await made.record(state=State.RUNNING)
     assert (await made.client.get(f"/tasks/{ID}/bundle")).status_code == 409
     assert (await made.client.get(f"/tasks/{ID}/bundle?project_id=other")).status_code == 404
+
+
+async def test_a_bundle_is_under_way_until_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second request is refused while the first is held open, and served after its end or its reader's time."""
+    made = await world(tmp_path)
+    path, go_on, sent = f"/tasks/{ID}/bundle", asyncio.Event(), list[dict[str, Any]]()
+    scope = {
+        "type": "http", "asgi": {"version": "3.0", "spec_version": "2.4"}, "http_version": "1.1", "method": "GET",
+        "scheme": "http", "path": path, "raw_path": path.encode(), "root_path": "", "query_string": b"",
+        "headers": [(b"host", b"localhost:3003")], "client": ("127.0.0.1", 5000), "server": ("127.0.0.1", 3003),
+    }  # fmt: skip
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+        if message.get("body"):
+            await go_on.wait()
+
+    async def statuses() -> list[int]:
+        held = asyncio.ensure_future(made.app(dict(scope), asyncio.Event().wait, send))
+        while not any(message.get("body") for message in sent):
+            await asyncio.sleep(0.001)
+        during = (await made.client.get(path)).status_code
+        go_on.set()
+        await asyncio.gather(held, return_exceptions=True)
+        return [during, (await made.client.get(path)).status_code]
+
+    assert await statuses() == [429, 200]
+    assert b"".join(message.get("body", b"") for message in sent) == await exported(made)
+    go_on.clear()
+    sent.clear()
+    monkeypatch.setattr("ocf.functions.gateway.routes.bundles._seconds", lambda size: 0.2)
+    monkeypatch.setattr(go_on, "set", lambda: None)
+    assert await statuses() == [429, 200]
+
+
+async def test_an_upload_below_the_slowest_rate_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """408 although each of its pieces comes in time: its turn is not held for hours."""
+    made = await world(tmp_path)
+    monkeypatch.setattr("ocf.functions.gateway.routes.bundles._seconds", lambda size: 0.05 + size / 10)
+
+    async def slowly() -> AsyncIterator[bytes]:
+        while True:
+            yield b""
+            await asyncio.sleep(0.001)
+
+    assert (await made.client.post("/bundles", content=slowly(), headers=TAR)).status_code == 408
+
+
+async def test_events_that_grow_beyond_a_bundle_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their data is in other objects: the limit holds while they are collected, not afterwards."""
+    made = await world(tmp_path)
+    line = made.store.objects[f"default/{ID}/events.ndjson"]
+    await made.store.put(f"default/{ID}/events.ndjson", line * 3)
+    monkeypatch.setitem(LIMITS, "events.ndjson", 3 * len(line) - 100)
+    assert (await made.client.get(f"/tasks/{ID}/bundle")).status_code == 409
+    monkeypatch.setitem(LIMITS, "events.ndjson", 3 * len(line))
+    assert (await made.client.get(f"/tasks/{ID}/bundle")).status_code == 200

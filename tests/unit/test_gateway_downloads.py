@@ -11,7 +11,7 @@ from ocf.events.command_payloads import Submit
 from ocf.events.fact_payloads import ChangedFile, DiffSummary
 from ocf.events.lifecycle import State
 from ocf.events.output import ChunkType
-from tests.support.gateway import DAMAGED, ID, World, submit_event
+from tests.support.gateway import DAMAGED, ID, World, counted_alive, submit_event
 
 
 async def sequences(world: World, query: str = "") -> list[int]:
@@ -244,3 +244,19 @@ async def test_events_are_structured_cloudevents_in_the_order_they_were_said() -
     await world.bus.purge(subjects.COMMANDS, "ocf.cmd.>")
     await world.store.put(f"default/{ID}/events.ndjson", b'{"archived":1}\n')
     assert (await world.client.get(f"/tasks/{ID}/events")).text == '{"archived":1}\n'
+
+
+async def test_events_are_read_while_they_are_sent() -> None:
+    """An execution may have a thousand replies of 400 kB: both streams are merged by time, and few are held."""
+    world = World()
+    await world.record()
+    for number in range(200):
+        await world.bus.publish(subjects.command("reply", "default", ID), b"x" * 20_000 + b"%d" % number, {})
+        await world.clock.advance(1)
+        await world.bus.publish(subjects.fact("default", ID, "asked"), b"y" * 20_000 + b"%d" % number, {})
+        await world.clock.advance(1)
+    with counted_alive(world) as most:
+        answer = await world.client.get(f"/tasks/{ID}/events")
+    said = [json.loads(line)["raw"] for line in answer.text.splitlines()]
+    assert [(one[0], int(one[20_000:])) for one in said] == [(kind, at) for at in range(200) for kind in "xy"]
+    assert 0 < most[0] <= 5

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import tarfile
-from collections.abc import AsyncIterator
+import tempfile
+from collections.abc import AsyncGenerator
 from dataclasses import replace
-from typing import Any
+from typing import Any, BinaryIO
 
 from ocf.events import dataref
 from ocf.events.archived_record import EVENTS, MANIFEST
 from ocf.events.base_model import REMOVED
 from ocf.events.envelope import of_line
 from ocf.events.errors import InvalidEvent, NotYetKnown
-from ocf.events.input_limits import EVENT, parse_json
+from ocf.events.gzip_ndjson import DamagedArchive, split_lines
+from ocf.events.input_limits import EVENT, JsonLimit, parse_json
 from ocf.events.ports import ObjectInfo, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core.stored_objects import read_input, stored_tree
@@ -31,30 +34,45 @@ from ocf.functions.gateway.bundles.contents import (
 )
 
 _SEALED = frozenset(("alg", "kid", "nonce", "ciphertext"))
+_PIECE = 64 * 1024
+_LINE = JsonLimit(bytes=LIMITS[EVENTS], depth=EVENT.depth, values=EVENT.values)
 
 
-async def export(store: ObjectStore, ref: ExecutionRef) -> AsyncIterator[bytes]:
-    """Yield the bundle of an archived execution.
+async def export(store: ObjectStore, ref: ExecutionRef) -> AsyncGenerator[bytes]:
+    """Yield the bundle of an archived execution. Its events are in a file meanwhile, not in memory.
 
     Raises:
         NotYetKnown: it has no archive.
         BadBundle: an object is larger than a bundle may have.
     """
     found = await _stored(store, ref)
-    rewritten = {EVENTS: await _events(store, ref)}
-    entries = []
     for name, info in found.items():
-        if (size := len(rewritten[name]) if name in rewritten else info.size) > LIMITS[name]:
-            raise BadBundle(f"{name}: {size} bytes; at most {LIMITS[name]} fit in a bundle")
-        digest = hashlib.sha256(rewritten[name]).hexdigest() if name in rewritten else info.sha256
-        entries.append(Entry(name=name, size=size, sha256=digest or await _digest(store, info.key)))
+        if info.size > LIMITS[name]:
+            raise BadBundle(f"{name}: {info.size} bytes; at most {LIMITS[name]} fit in a bundle")
+    with tempfile.TemporaryFile(prefix="ocf-bundle-") as events:
+        rewritten = await _write_events(store, ref, events)
+        async for piece in _bundle(store, ref, found, rewritten, events):
+            yield piece
+
+
+async def _bundle(
+    store: ObjectStore, ref: ExecutionRef, found: dict[str, ObjectInfo], rewritten: Entry, events: BinaryIO
+) -> AsyncGenerator[bytes]:
+    entries = [
+        rewritten
+        if name == EVENTS
+        else Entry(name=name, size=info.size, sha256=info.sha256 or await _digest(store, info.key))
+        for name, info in found.items()
+    ]
     index = Index(version=VERSION, project_id=ref.project, execution_id=ref.execution, objects=entries)
     about = index.model_dump_json(indent=1).encode()
     yield header(INDEX, len(about)) + about + padding(len(about))
     for entry in entries:
         yield header(entry.name, entry.size)
-        if entry.name in rewritten:
-            yield rewritten[entry.name]
+        if entry is rewritten:
+            events.seek(0)
+            while piece := await asyncio.to_thread(events.read, _PIECE):
+                yield piece
         else:
             async for piece in store.stream(found[entry.name].key):
                 yield piece
@@ -83,24 +101,28 @@ async def _digest(store: ObjectStore, key: str) -> str:
     return digest.hexdigest()
 
 
-async def _events(store: ObjectStore, ref: ExecutionRef) -> bytes:
-    """Return the events with their data, and without sealed secrets."""
-    whole = b""
-    async for piece in store.stream(ref.object_key(EVENTS)):
-        whole += piece
-        if len(whole) > LIMITS[EVENTS]:
-            raise BadBundle(f"{EVENTS}: more than {LIMITS[EVENTS]} bytes")
-    lines = []
-    for line in whole.splitlines():
-        try:
-            event = await dataref.resolve(of_line(line), ref.prefix, store)
-            data = parse_json(event.data, EVENT)
-        except (InvalidEvent, NotYetKnown):
-            continue  # a command that became a dead letter, or whose data is gone
-        # Not `Event.line`: that has data with line breaks as base64, in which no secret is seen.
-        plain = without_secrets({**replace(event, data=b"").structured(), "data": data})
-        lines.append(json.dumps(plain, ensure_ascii=False, separators=(",", ":")))
-    return "".join(f"{line}\n" for line in lines).encode("utf-8", "surrogatepass")
+async def _write_events(store: ObjectStore, ref: ExecutionRef, file: BinaryIO) -> Entry:
+    """Write the events with their data, and without sealed secrets; return their entry."""
+    size, digest = 0, hashlib.sha256()
+    try:
+        async for line in split_lines(store.stream(ref.object_key(EVENTS)), _LINE):
+            try:
+                event = await dataref.resolve(of_line(line), ref.prefix, store)
+                data = parse_json(event.data, EVENT)
+            except (InvalidEvent, NotYetKnown):
+                continue  # a command that became a dead letter, or whose data is gone
+            # Not `Event.line`: that has data with line breaks as base64, in which no secret is seen.
+            plain = without_secrets({**replace(event, data=b"").structured(), "data": data})
+            text = json.dumps(plain, ensure_ascii=False, separators=(",", ":")) + "\n"
+            written = text.encode("utf-8", "surrogatepass")
+            size += len(written)
+            if size > LIMITS[EVENTS]:
+                raise BadBundle(f"{EVENTS}: more than {LIMITS[EVENTS]} bytes")
+            digest.update(written)
+            await asyncio.to_thread(file.write, written)
+    except DamagedArchive:
+        raise BadBundle(f"{EVENTS}: a line has more than {_LINE.bytes} bytes") from None
+    return Entry(name=EVENTS, size=size, sha256=digest.hexdigest())
 
 
 def without_secrets(value: Any) -> Any:  # noqa: ANN401 - JSON

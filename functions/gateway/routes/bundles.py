@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 
 from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from ocf.events.refs import ExecutionRef
 from ocf.functions.gateway import response_schemas
@@ -29,6 +30,8 @@ router = APIRouter(tags=["bundles"], route_class=StrictRoute)
 MEDIA_TYPE = "application/x-tar"
 #: Imports and exports at once, of one caller and of all: each holds disk, or events in memory.
 _OF_ONE, _OF_ALL = 1, 8
+#: Bytes per second below which a bundle is given up, after a grace: a slow peer would hold its turn for days.
+_RATE, _GRACE_SECONDS = 128 * 1024, 120.0
 #: Paths whose body goes to a file.
 STREAMED = frozenset(("/bundles",))
 
@@ -48,6 +51,25 @@ def _turn(caller: Principal) -> Iterator[None]:
         _UNDER_WAY[caller.allowance] -= 1
 
 
+class _Bundle(StreamingResponse):
+    """A bundle that is under way until it is sent, or until its reader has gone or is too slow."""
+
+    def __init__(self, pieces: AsyncIterator[bytes], name: str, turn: AsyncExitStack) -> None:
+        headers = {"Cache-Control": "no-store", "Content-Disposition": f'attachment; filename="{name}"'}
+        super().__init__(pieces, 200, headers, MEDIA_TYPE)
+        self._turn = turn
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, and end the turn."""
+        async with self._turn, asyncio.timeout(_seconds(BUNDLE_BYTES)):
+            await super().__call__(scope, receive, send)
+
+
+def _seconds(size: int) -> float:
+    """Return the seconds that `size` bytes may take on their way."""
+    return _GRACE_SECONDS + size / _RATE
+
+
 @router.get(
     "/tasks/{execution_id}/bundle",
     response_class=StreamingResponse,
@@ -57,13 +79,15 @@ async def bundle(gateway: Gw, caller: Caller, found: Execution) -> Response:
     """Return the execution as one file: archive, recording and input. 409 until it is archived."""
     if found.record is None or not found.record.archived:
         raise Problem(409, "not-archived", f"execution {found.execution} is not archived", headers={"Retry-After": "2"})
-    try:
-        with _turn(caller):
-            pieces = await start_stream(export(gateway.deps.store, ExecutionRef(found.project, found.execution)))
-    except BadBundle as error:
-        raise Problem(409, "too-large", str(error)) from None
-    name = f'attachment; filename="{found.execution}.ocf.tar"'
-    return StreamingResponse(pieces, 200, {"Cache-Control": "no-store", "Content-Disposition": name}, MEDIA_TYPE)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(_turn(caller))
+        source = export(gateway.deps.store, ExecutionRef(found.project, found.execution))
+        stack.push_async_callback(source.aclose)
+        try:
+            pieces = await start_stream(source)
+        except BadBundle as error:
+            raise Problem(409, "too-large", str(error)) from None
+        return _Bundle(pieces, f"{found.execution}.ocf.tar", stack.pop_all())
 
 
 @router.post(
@@ -99,12 +123,14 @@ async def import_bundle(
 
 
 async def _receive(request: Request, path: Path, seconds: float) -> None:
-    """Write the body to a file; each piece must arrive within `seconds`."""
+    """Write the body to a file; each piece must arrive within `seconds`, and not slower than `_RATE` in all."""
     size, pieces = 0, request.stream()
+    started = asyncio.get_running_loop().time()
     with path.open("xb") as file:
         try:
             while True:
-                async with asyncio.timeout(seconds):
+                left = started + _seconds(size) - asyncio.get_running_loop().time()
+                async with asyncio.timeout(min(seconds, left)):
                     piece = await anext(pieces, None)
                 if piece is None:
                     return

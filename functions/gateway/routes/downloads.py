@@ -72,7 +72,7 @@ async def output(
     format: Annotated[Format, Query(description="one Chunk per line, an array of them, or readable text")] = "ndjson",
     from_: Annotated[int, Query(alias="from", ge=1, description="first sequence")] = 1,
     to: Annotated[int | None, Query(ge=1, description="last sequence")] = None,
-    types: Annotated[list[ChunkType] | None, Query(description="only these")] = None,
+    types: Annotated[list[ChunkType] | None, Query(max_length=len(ChunkType), description="only these")] = None,
     download: Download = False,
     accept_encoding: Annotated[str, Header(include_in_schema=False)] = "",
 ) -> Response:
@@ -223,26 +223,32 @@ async def events(gateway: Gw, found: Execution, download: Download = False) -> R
     """Return every command and fact of the execution, one structured CloudEvent per line, oldest first."""
     headers = _headers(found, EVENTS, download)
     key = f"{found.prefix}/{EVENTS}"
-    messages = await _messages_of(gateway, found)
+    submit = subjects.command("submit", found.project, found.execution)
     # Streams expire the oldest messages first: without the submit only the archive is complete.
-    whole = any(message.subject.startswith("ocf.cmd.submit.") for message in messages)
+    whole = await gateway.deps.bus.last(subjects.COMMANDS, submit) is not None
     if not whole and await gateway.deps.store.head(key) is not None:
         return StreamingResponse(await start_stream(gateway.deps.store.stream(key)), 200, headers, NDJSON)
-    return StreamingResponse(_batched(_structured(messages)), 200, headers, NDJSON)
+    lines_ = _batched(_structured(_messages_of(gateway, found)))
+    return StreamingResponse(await start_stream(lines_), 200, headers, NDJSON)
 
 
-async def _messages_of(gateway: Gateway, found: ExecutionHandle) -> list[Message]:
-    messages: list[Message] = []
-    for stream, subject in (
-        (subjects.COMMANDS, f"ocf.cmd.*.{found.project}.{found.execution}"),
-        (subjects.EVENTS, f"ocf.evt.{found.project}.{found.execution}.*"),
-    ):
-        messages += [message async for message in gateway.deps.bus.history(stream, subject)]
-    return sorted(messages, key=lambda message: (message.time is None, message.time))
+async def _messages_of(gateway: Gateway, found: ExecutionHandle) -> AsyncIterator[Message]:
+    """Yield commands and facts in the order of their time. Each stream has its own in this order already."""
+    bus, project, execution = gateway.deps.bus, found.project, found.execution
+    sources = [
+        bus.history(subjects.COMMANDS, f"ocf.cmd.*.{project}.{execution}"),
+        bus.history(subjects.EVENTS, f"ocf.evt.{project}.{execution}.*"),
+    ]
+    heads = [await anext(source, None) for source in sources]
+    while waiting := [(one.time is None, one.time, at) for at, one in enumerate(heads) if one is not None]:
+        first = min(waiting)[-1]
+        message, heads[first] = heads[first], await anext(sources[first], None)
+        if message is not None:
+            yield message
 
 
-async def _structured(messages: list[Message]) -> AsyncIterator[bytes]:
-    for message in messages:
+async def _structured(messages: AsyncIterator[Message]) -> AsyncIterator[bytes]:
+    async for message in messages:
         try:
             yield envelope.decode(message.headers, message.data).line() + b"\n"
         except (InvalidEvent, ValueError):

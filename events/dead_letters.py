@@ -105,6 +105,11 @@ def entity_subjects(project: str, entity: str) -> str:
     return f"ocf.dlq.*.{_token(project)}.{_token(entity)}"
 
 
+def of_project(project: str) -> str:
+    """Return the subject filter of all dead letters of a project."""
+    return f"ocf.dlq.*.{_token(project)}.*"
+
+
 def read(message: Message) -> StoredDeadLetter:
     """Parse a message of `OCF_DLQ`, including those of earlier releases."""
     headers = {name.lower(): value for name, value in message.headers.items()}

@@ -22,7 +22,7 @@ from ocf.events.sealing import Keyring, generate_key
 from ocf.events.session_record import Session
 from ocf.functions.core.compare_and_set import dump
 from ocf.functions.core.execution_store import Records
-from ocf.functions.gateway.routes import sessions
+from ocf.functions.gateway.routes import operations, sessions
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.functions.runtime.nats_auth import Credentials
 from tests.support.gateway import ID, OTHER, SECRET, World, bearer
@@ -117,7 +117,8 @@ async def dead(world: World, subject: str, data: bytes = b'{"a":1}') -> int:
         "Ocf-Dlq-Reason": "it broke%0Atwice",
         "Ocf-Dlq-Time": "2026-01-01T00:00:00Z",
     }
-    return await world.bus.publish("ocf.dlq.submit", data, {**headers, "Nats-Msg-Id": f"dlq:{subject}"})
+    where = dead_letters.subject("submit", subject)
+    return await world.bus.publish(where, data, {**headers, "Nats-Msg-Id": f"dlq:{subject}"})
 
 
 async def test_dead_letters_are_listed_shown_redriven_and_dropped() -> None:
@@ -175,15 +176,28 @@ async def test_a_fact_that_one_consumer_did_not_take_goes_to_that_one_alone(cons
     assert set(again.headers) == {"ce-specversion", "ce-id"}
 
 
-async def test_dead_letters_belong_to_projects() -> None:
-    """One without a project is the operator's; others see their own only."""
-    world = World(GatewaySettings(jwt_secret=SecretStr(SECRET)))
+async def test_dead_letters_belong_to_projects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One without a project is the operator's; others see their own only, and do not read the rest."""
+    world, letter_of, read = World(GatewaySettings(jwt_secret=SecretStr(SECRET))), operations._letter, list[int]()
+
+    def reading(message: Message) -> operations.DeadLetter:
+        read.append(message.sequence)
+        return letter_of(message)
+
+    monkeypatch.setattr(operations, "_letter", reading)
     mine = await dead(world, subjects.command("submit", "team-a", ID))
     theirs = await dead(world, subjects.command("submit", "team-b", ID))
     nobodys = await dead(world, "rubbish")
-    for projects, wanted in ((["team-a"], [mine]), ("*", [mine, theirs, nobodys])):
+    for projects, wanted in (
+        (["team-a"], [mine]),
+        (["team-a", "team-b"], [mine, theirs]),
+        ("*", [mine, theirs, nobodys]),
+    ):
+        read.clear()
         items = (await world.client.get("/dlq", headers=bearer(projects))).json()["items"]
-        assert [item["seq"] for item in items] == wanted
+        assert [item["seq"] for item in items] == read == wanted
+    page = (await world.client.get("/dlq?limit=1", headers=bearer(["team-a", "team-b"]))).json()
+    assert ([item["seq"] for item in page["items"]], page["next"]) == ([mine], mine)
     for seq in (theirs, nobodys):
         for method, path in (("GET", ""), ("POST", "/redrive"), ("DELETE", "")):
             answer = await world.client.request(method, f"/dlq/{seq}{path}", headers=bearer(["team-a"]))

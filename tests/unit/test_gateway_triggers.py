@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hmac
 import json
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -13,7 +15,8 @@ from cloudevents.http import CloudEvent
 
 from ocf.events import subjects
 from ocf.events.sealing import Keyring, generate_key
-from tests.support.gateway import World, bearer
+from ocf.functions.gateway.settings import GatewaySettings
+from tests.support.gateway import World, bearer, counted_alive
 from tests.support.webhooks import example, github, signed
 
 RULE = {
@@ -310,9 +313,86 @@ async def test_a_knative_source_is_known_by_the_token_of_its_uri() -> None:
     assert [subject for subject, _ in await inbox(world)] == ["ocf.in.default.broker"]
 
 
-async def test_a_webhook_that_is_too_large_is_refused_before_it_is_read() -> None:
-    """By its stated length."""
+@pytest.mark.parametrize("kind", ["github", "knative"])
+async def test_a_webhook_that_is_too_large_is_refused_before_it_is_read(kind: str) -> None:
+    """By its stated length, or once that much has come: whoever cannot sign makes nobody read on."""
     world = a_world()
+    url = (await a_hook(world, kind))["url"].removeprefix("http://localhost:3003")
+    read = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal read
+        for _ in range(800):
+            read += 1_000
+            yield b"x" * 1_000
+
+    stated = await world.client.post(url, content=b"x" * 800_000)
+    chunked = await world.client.post(url, content=pieces(), headers={"X-Hub-Signature-256": "sha256=00"})
+    assert (stated.status_code, chunked.status_code) == (413, 413)
+    assert "768 KiB" in chunked.json()["detail"]
+    assert world.gateway.unsigned_bodies.held == 0
+
+
+async def test_unsigned_bodies_take_no_memory_from_callers_and_other_hooks() -> None:
+    """A hook whose bodies do not end is full by itself; tasks and other hooks are served."""
+    world = a_world(settings=GatewaySettings(hook_bodies=1_000, all_hook_bodies=2_000, all_bodies=500))
     await a_hook(world)
-    answer = await world.client.post("/hooks/default/github", content=b"x" * 800_000)
-    assert answer.status_code == 413
+    await a_hook(world, "gitea")
+    go_on = asyncio.Event()
+
+    async def slowly() -> AsyncIterator[bytes]:
+        yield b"x" * 800
+        await go_on.wait()
+
+    first = asyncio.ensure_future(world.client.post("/hooks/default/github", content=slowly()))
+    while not world.gateway.unsigned_bodies.held:
+        await asyncio.sleep(0)
+    statuses = [
+        (await world.client.post(path, content=b"x" * 300)).status_code
+        for path in ("/hooks/default/github", "/hooks/default/gitea")
+    ]
+    assert statuses == [429, 401]
+    assert (await world.client.post("/tasks/execute", json={"prompt": "y" * 300})).status_code == 202
+    go_on.set()
+    assert (await first).status_code == 401
+    assert (world.gateway.unsigned_bodies.held, world.gateway.bodies.held) == (0, 0)
+
+
+async def test_the_latest_events_are_held_one_at_a_time() -> None:
+    """Each may have 768 KiB: of 60 the decisions of the latest 50 are kept, newest first, not the events."""
+    world = a_world()
+    for number in range(60):
+        await world.client.post("/events", json=EVENT | {"id": str(number)})
+    with counted_alive(world) as most:
+        shown = (await world.client.get("/events")).json()["events"]
+    assert [one["id"] for one in shown] == [str(number) for number in range(59, 9, -1)]
+    assert 0 < most[0] <= 3
+
+
+@pytest.mark.parametrize(
+    ("limit", "path", "bodies"),
+    [
+        ("hooks.MAX_HOOKS", "/hooks", [{"kind": "knative", "source": name} for name in "ab"]),
+        (
+            "schedules.MAX_SCHEDULES",
+            "/schedules",
+            [{"name": name, "cron": "0 6 * * *", "task": {"prompt": "x"}} for name in "ab"],
+        ),
+        (
+            "credentials.MAX_CREDENTIALS",
+            "/credentials",
+            [{"name": name, "forge": "github", "token": "ghp_12345678"} for name in "ab"],
+        ),
+    ],
+)
+async def test_a_project_has_no_more_than_so_many(
+    monkeypatch: pytest.MonkeyPatch, limit: str, path: str, bodies: list[dict[str, Any]]
+) -> None:
+    """409 for a further hook, schedule or credential; one that is there may be replaced."""
+    monkeypatch.setattr(f"ocf.functions.gateway.routes.{limit}", 1)
+    world = a_world()
+    assert (await world.client.post(path, json=bodies[0])).status_code == 201
+    answer = await world.client.post(path, json=bodies[1])
+    assert (answer.status_code, "delete one" in answer.json()["detail"]) == (409, True)
+    if path != "/hooks":
+        assert (await world.client.post(path, json=bodies[0])).status_code == 200

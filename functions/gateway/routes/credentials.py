@@ -28,6 +28,10 @@ _Pem = Annotated[
 ]
 
 
+#: Credentials of a project.
+MAX_CREDENTIALS = 100
+
+
 class CreateCredential(Model):
     """A token of a forge, or a GitHub App with its installation. A credential of the same name is replaced."""
 
@@ -106,6 +110,9 @@ async def create(request: Request, gateway: Gw, caller: Caller) -> Response:
         made.address.check()
     except ForgeRefused as error:
         raise invalid([FieldError(field="api_url", message=str(error))]) from None
+    found = await gateway.deps.credentials.list(project)
+    if len(found) >= MAX_CREDENTIALS and all(one.name != made.name for one in found):
+        raise Problem(409, "too-many-credentials", f"project {project} has {MAX_CREDENTIALS} credentials; delete one")
     replaced = await gateway.deps.credentials.put(made)
     return Response(
         view.model_dump_json(exclude_none=True), 200 if replaced else 201, {"Cache-Control": "no-store"}, JSON

@@ -108,15 +108,22 @@ async def dead_letters(
     ] = 0,
 ) -> DeadLetters:
     """List the events of the caller's projects that could not be handled."""
+    wanted = [letters.ALL] if caller.projects is None else map(letters.of_project, sorted(caller.projects))
+    # By project: those of others are not even read.
+    found = [letter for subject in wanted for letter in await _first(gateway, caller, subject, after, limit + 1)]
+    found.sort(key=lambda letter: letter.seq)
+    return DeadLetters(items=found[:limit], next=found[limit - 1].seq if len(found) > limit else None)
+
+
+async def _first(gateway: Gateway, caller: Principal, subject: str, after: int, limit: int) -> list[DeadLetter]:
     found: list[DeadLetter] = []
-    async for message in gateway.deps.bus.history(subjects.DLQ, letters.ALL, after=after):
+    async for message in gateway.deps.bus.history(subjects.DLQ, subject, after=after):
         letter = _letter(message)
-        if not _may(caller, letter):
-            continue
+        if _may(caller, letter):
+            found.append(letter)
         if len(found) == limit:
-            return DeadLetters(items=found, next=found[-1].seq)
-        found.append(letter)
-    return DeadLetters(items=found)
+            break
+    return found
 
 
 @router.get("/dlq/{seq}", response_model=DeadLetter)

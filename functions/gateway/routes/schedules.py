@@ -22,6 +22,8 @@ from ocf.functions.rules.schedules import Overlap, Schedule, Schedules, StoredSc
 router = APIRouter(tags=["schedules"], route_class=StrictRoute)
 
 _UPCOMING = 5
+#: Schedules of a project.
+MAX_SCHEDULES = 500
 
 
 class ScheduleView(response_schemas.View):
@@ -60,6 +62,9 @@ async def put(request: Request, gateway: Gw, caller: Caller) -> Response:
         raise invalid([FieldError(field="cron", message="is never due")])
     task = checked_task(body.task, project, gateway.deps.keyring)
     schedule = body.model_copy(update={"task": task, "project_id": project})
+    found = await _schedules(gateway).list_of(project)
+    if len(found) >= MAX_SCHEDULES and all(one.schedule.name != body.name for one in found):
+        raise Problem(409, "too-many-schedules", f"project {project} has {MAX_SCHEDULES} schedules; delete one")
     new = await _schedules(gateway).put(schedule, project, gateway.deps.clock.now())
     return Response(schedule.model_dump_json(exclude_unset=True), 201 if new else 200, media_type=JSON)
 

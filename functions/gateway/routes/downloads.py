@@ -228,8 +228,8 @@ async def events(gateway: Gw, found: Execution, download: Download = False) -> R
     whole = await gateway.deps.bus.last(subjects.COMMANDS, submit) is not None
     if not whole and await gateway.deps.store.head(key) is not None:
         return StreamingResponse(await start_stream(gateway.deps.store.stream(key)), 200, headers, NDJSON)
-    lines_ = _batched(_structured(_messages_of(gateway, found)))
-    return StreamingResponse(await start_stream(lines_), 200, headers, NDJSON)
+    body = _batched(_structured(_messages_of(gateway, found)))
+    return StreamingResponse(await start_stream(body), 200, headers, NDJSON)
 
 
 async def _messages_of(gateway: Gateway, found: ExecutionHandle) -> AsyncIterator[Message]:

@@ -26,6 +26,10 @@ def looked(root: Path, limit: int = 10**12) -> DiskUsageScan:
     return look
 
 
+def in_vain(*_: object, **__: object) -> None:
+    """The mode is set back at once."""
+
+
 def branch(root: Path, depth: int, name: str) -> int:
     """The descriptor of the innermost of `depth` folders in one another; the caller closes it."""
     fd = os.open(root, os.O_RDONLY)
@@ -90,13 +94,31 @@ def test_a_locked_folder_is_looked_into_and_locked_again(tmp_path: Path) -> None
     assert (tmp_path / "locked" / "further").stat().st_mode & 0o777 == 0o300
 
 
+@pytest.mark.parametrize("mode", [0o444, 0o600])
+def test_a_folder_that_opens_and_denies_its_entries_is_looked_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    """Without the x bit a folder lists its names only: its files count all the same, however deep, and it stays so."""
+    monkeypatch.setattr(disk_usage, "_OPEN", 1)
+    inner = tmp_path / "listed" / "listed" / "listed"
+    inner.mkdir(parents=True)
+    (inner / "big").write_bytes(b"x" * 100_000)
+    folders = (inner, inner.parent, inner.parent.parent)
+    for folder in folders:
+        (folder / "beside").mkdir()
+    for folder in folders:
+        folder.chmod(mode)
+    assert without_privileges(lambda: looked(tmp_path)).size >= 100_000
+    assert [folder.stat().st_mode & 0o777 for folder in reversed(folders)] == [mode] * 3
+    monkeypatch.setattr(os, "fchmod", in_vain)
+    assert without_privileges(lambda: looked(tmp_path)).over == "the workspace has folders that cannot be opened"
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)  # on a shared volume another user's folder
+    assert without_privileges(lambda: looked(tmp_path)).over is None
+
+
 def test_locked_folder_counts_as_over_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An agent that locks faster than it is unlocked has something to hide."""
     (tmp_path / "locked").mkdir(mode=0)
-
-    def in_vain(*_: object, **__: object) -> None:
-        """It is locked again at once."""
-
     monkeypatch.setattr(os, "chmod", in_vain)
     look = without_privileges(lambda: looked(tmp_path))
     assert look.over == "the workspace has folders that cannot be opened"

@@ -20,6 +20,8 @@ _ENTRY_BYTES = 512
 _OPEN = 64
 _TRIES = 3
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+#: What the owner of a folder needs to look at its entries.
+_LOOK = stat.S_IRUSR | stat.S_IXUSR
 _NAME_ONLY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -100,17 +102,22 @@ class DiskUsageScan:
         fd, mode = opened
         found = os.fstat(fd)
         self._branch.append(_Folder(fd, [], (found.st_dev, found.st_ino), mode))
-        if len(self._branch) > _OPEN:
-            self._leave(self._branch[-_OPEN - 1])
         with os.scandir(fd) as entries:
             for entry in entries:
                 self._count(entry)
+        # A folder without folders is left at once, so its `..` is not needed; one without x has none.
+        if self._branch[-1].names and len(self._branch) > _OPEN:
+            self._leave(self._branch[-_OPEN - 1])
 
     def _count(self, entry: os.DirEntry[str]) -> None:
         try:
             found = entry.stat(follow_symlinks=False)
         except FileNotFoundError:
             return  # removed between listing and stat
+        except PermissionError:
+            if os.fstat(self._branch[-1].fd).st_uid != os.geteuid():
+                return  # as in `_unlocked`
+            raise _Locked from None  # locked again since it was opened
         self.entries += 1
         self.size += max(found.st_blocks * 512, _ENTRY_BYTES)
         if self.size > self.limit or self.entries > MAX_ENTRIES:
@@ -145,13 +152,19 @@ def _opened(name: str, parent: int | None) -> tuple[int, int | None] | None:
         _Locked: the agent owns it and it stays locked.
     """
     try:
-        return os.open(name, _FOLDER, dir_fd=parent), None
+        fd = os.open(name, _FOLDER, dir_fd=parent)
     except PermissionError:
         return _unlocked(name, parent)
     except (FileNotFoundError, NotADirectoryError):  # a link gives the second error
         if parent is None:
             raise FileNotFoundError(name) from None
         return None
+    found = os.fstat(fd)
+    if found.st_uid != os.geteuid() or found.st_mode & _LOOK == _LOOK:
+        return fd, None
+    # It lists its names, but lets nobody look at what they name.
+    os.fchmod(fd, 0o700)
+    return fd, stat.S_IMODE(found.st_mode)
 
 
 def _unlocked(name: str, parent: int | None) -> tuple[int, int | None] | None:
@@ -168,7 +181,9 @@ def _unlocked(name: str, parent: int | None) -> tuple[int, int | None] | None:
             return None
         # Changes the folder that was opened, whatever has its name by now.
         os.chmod(f"/proc/self/fd/{held}", 0o700)
-        return os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), found.st_mode & 0o7777
+        return os.open(f"/proc/self/fd/{held}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), stat.S_IMODE(
+            found.st_mode
+        )
     except PermissionError:
         raise _Locked from None
     finally:

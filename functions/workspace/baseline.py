@@ -133,6 +133,12 @@ class Cursor:
         taken, self._next = self._next, next(self._records, None)
         return taken
 
+    def leave(self, path: str) -> None:
+        """Count the records at and below `path` as met."""
+        self._seek(path)
+        while self._next is not None and (self._next.path == path or self._next.path.startswith(path + "/")):
+            self._next = next(self._records, None)
+
     def end(self) -> None:
         """Pass all remaining records."""
         while self._next is not None:

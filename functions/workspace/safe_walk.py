@@ -38,6 +38,9 @@ class Tracked(Protocol):
     def below(self, path: str) -> bool:
         """Return whether something below `path` is tracked."""
 
+    def leave(self, path: str) -> None:
+        """Note that `path` is there, but nobody can tell what is at and below it."""
+
 
 @dataclass(slots=True)
 class Entry:
@@ -132,7 +135,7 @@ def walk(root: Path, how: Walk) -> Iterator[Entry]:
             if count > how.max_entries:
                 how.report.truncated = True
                 return
-            entry = _entry(frame, found, how.report)
+            entry = _entry(frame, found, how)
             if entry is None:
                 continue
             if entry.kind != stat.S_IFDIR:
@@ -163,19 +166,28 @@ def open_file(entry: Entry) -> int:
     return fd
 
 
-def _entry(frame: _Frame, found: os.DirEntry[str], report: Report) -> Entry | None:
+def _entry(frame: _Frame, found: os.DirEntry[str], how: Walk) -> Entry | None:
     path = f"{frame.path}/{found.name}" if frame.path else found.name
     try:
         entry = Entry(path, found.name, frame.fd, found.stat(follow_symlinks=False))
     except FileNotFoundError:
         return None  # removed since it was listed
+    except OSError as error:
+        _leave(path, error, how)
+        return None
     if len(path) * 4 > MAX_PATH_BYTES and len(os.fsencode(path)) > MAX_PATH_BYTES:
-        report.skip(path[:200], f"its path is longer than {MAX_PATH_BYTES} bytes")
+        how.report.skip(path[:200], f"its path is longer than {MAX_PATH_BYTES} bytes")
         return None
     if not (stat.S_ISREG(entry.stat.st_mode) or stat.S_ISDIR(entry.stat.st_mode) or stat.S_ISLNK(entry.stat.st_mode)):
-        report.skip(path, "it is neither file, directory nor link")
+        how.report.skip(path, "it is neither file, directory nor link")
         return None
     return entry
+
+
+def _leave(path: str, error: OSError, how: Walk) -> None:
+    how.report.skip(path, error.strerror or "it cannot be opened")
+    if how.tracked is not None:
+        how.tracked.leave(path)
 
 
 def _wanted(frame: _Frame, entry: Entry, how: Walk) -> bool:
@@ -209,7 +221,7 @@ def _enter(frame: _Frame, entry: Entry, how: Walk) -> _Frame | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        how.report.skip(entry.path, error.strerror or "it cannot be opened")
+        _leave(entry.path, error, how)
         return None
     if how.hidden:
         opened = os.fstat(fd)

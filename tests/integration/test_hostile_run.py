@@ -17,6 +17,7 @@ pytestmark = pytest.mark.slow
 
 # As far up as a path goes; then what is next to it, as far as its name is known or can be read.
 HOSTILE = (
+    "mkdir src; echo x > src/file; chmod -R 644 src; "
     'chmod 0 "$PWD/.." "$PWD/../.." "$PWD/../../.." "$HOME"; for f in "$PWD"/../../*/*; do chmod 0 "$f"; done; '
     "ls $PWD/../..; echo tried"
 )
@@ -47,15 +48,15 @@ def ready(stack: Stack) -> dict[str, str]:
 
 
 async def test_a_hostile_run_stops_nobody(machine: Stack) -> None:
-    """After one that locks every folder it can, the next of its project completes, and the worker is ready; so is that
-    of another project where each has a user of its own."""
+    """After one that locks every folder it can, its own too, its work is stored, the next of its project completes, and
+    the worker is ready; so is that of another project where each has a user of its own."""
     privileged = own_users(machine)
     async with machine.project() as one, machine.project() as two:
         neighbour = await one.submit([{"text": "here"}, {"run": "sleep 3; echo x > made"}, {"text": "there"}])
         await one.running(neighbour, "here")
         hostile = await one.submit([{"run": HOSTILE}])
         record = await one.ended(hostile, 60)
-        assert record.state == "completed", record
+        assert (record.state, record.artifacts, record.diff and record.diff.files) == ("completed", "stored", 1), record
         assert any("tried" in chunk.data for chunk in await one.chunks(hostile))
         again = await one.submit([{"run": "echo y > made"}])
         record = await one.archived(again, 60)

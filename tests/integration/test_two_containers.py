@@ -109,6 +109,8 @@ async def test_files_come_in_and_go_out(stack: Stack, project: Project) -> None:
     (source / "script.sh").write_text("echo from source\n")
     (source / "private").write_text("before\n")
     (source / "private").chmod(0o600)
+    (source / "large").touch()
+    os.truncate(source / "large", 65 * 1024**2)  # so large that only its stat data tell whether it has changed
     run = (
         "chmod +x script.sh && ./script.sh && touch -d 2020-01-01 private && echo after > private && "
         "mkdir new && echo n > new/file"

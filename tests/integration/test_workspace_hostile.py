@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 from pathlib import Path
@@ -9,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from ocf.events.command_payloads import DirectoryWorkspace, EmptyWorkspace, GitWorkspace
+from ocf.functions.execute.sandbox.readable_tree import make_readable
 from ocf.functions.workspace import (
     InvalidWorkspace,
+    Limits,
     Prepared,
     Sources,
     changed_files,
@@ -21,6 +24,7 @@ from ocf.functions.workspace import (
     unpack,
 )
 from tests.support.git_http import run_git
+from tests.support.privileges import without_privileges
 
 CONFIG = """\
 [core]
@@ -206,6 +210,45 @@ async def test_names_cannot_write_the_patch(tmp_path: Path) -> None:
     base.mkdir()
     run_git("apply", str(tmp_path / "patch"), cwd=base)
     assert [path.name for path in base.iterdir()] == [evil]
+
+
+@pytest.mark.parametrize("mode", [0, 0o444])
+def test_locked_folders(tmp_path: Path, mode: int) -> None:
+    """A folder without the r or x bits is left out of diff and archive and named, and its files are not deleted; opened
+    up it is there whole, with no file changed by that."""
+    source = tmp_path / "source"
+    (source / "a" / "deep").mkdir(parents=True)
+    (source / "a" / "deep" / "large").write_bytes(bytes(2000))
+    for name in ("a/file", "a-b", "b"):
+        (source / name).write_text("before\n")
+    sources = Sources(roots=(source,), limits=Limits(patch_file_bytes=1000))
+    wanted = DirectoryWorkspace(source="directory", path=str(source))
+    workspace = asyncio.run(prepare(wanted, tmp_path / "w", sources, private=tmp_path / "p"))
+    root = workspace.directory
+    for name in ("a/file", "a/new", "b"):
+        (root / name).write_text("after\n")
+    (root / "a" / "file").chmod(0)
+    (root / "a-b").unlink()
+    (root / "a" / "deep").chmod(mode)
+    (root / "a").chmod(mode)
+
+    async def results(to: Path) -> tuple[list[tuple[str, str]], set[str]]:
+        to.mkdir()
+        (tmp_path / "patch").unlink(missing_ok=True)
+        summary, patch = await conclude(workspace, tmp_path / "patch")
+        packed = await pack(workspace, to / "a.tar.zst")
+        await unpack(to / "a.tar.zst", to / "back")
+        assert (await changed_files(workspace)).files == summary.files
+        assert patch.omitted == []
+        return [(file.path, file.change) for file in summary.changed], {path for path, _ in packed.skipped}
+
+    locked = {"a"} if mode == 0 else {"a/deep", "a/file", "a/new"}
+    changed = [("a-b", "deleted"), ("b", "modified")]
+    assert without_privileges(lambda: asyncio.run(results(tmp_path / "one"))) == (changed, locked)
+    without_privileges(lambda: make_readable(root, 0o400))
+    changed = [("a-b", "deleted"), ("a/file", "modified"), ("a/new", "added"), ("b", "modified")]
+    assert without_privileges(lambda: asyncio.run(results(tmp_path / "two"))) == (changed, set())
+    assert (tmp_path / "two" / "back" / "a" / "deep" / "large").stat().st_size == 2000
 
 
 async def test_depth_and_length(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import stat
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -30,6 +31,7 @@ from ocf.functions.execute.model_proxy import ModelProxy
 from ocf.functions.execute.sandbox import idle_priority
 from ocf.functions.execute.sandbox.agent_host_client import AgentHost, HostGone, HostUser, Owner
 from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady, StopReport
+from ocf.functions.execute.sandbox.readable_tree import make_readable
 from ocf.functions.execute.sandbox.users import AgentUser, AgentUsers, NoUser
 from ocf.functions.workspace import discard_tree
 from ocf.functions.workspace.threads import in_thread
@@ -64,11 +66,15 @@ class WarmServer:
     async def open_up(self) -> None:
         """Make the workspace readable for this process, once the agent's processes are gone.
 
+        In a shared directory without a container nothing is changed: others may work there.
+
         Raises:
-            OSError: the agent's container failed to do so.
+            OSError: it failed; in the workspace, what stays unreadable is no failure.
         """
         if isinstance(self.user, HostUser):
             await self.user.open_up(self.directory)
+        elif self.user is None and self.directory.parent == self.root:
+            await asyncio.to_thread(make_readable, self.directory, stat.S_IRUSR)
 
     @property
     def directory(self) -> Path:

@@ -101,6 +101,7 @@ class ArtifactWriter:
         diff, self._emit, self._base_commit = DiffSummary(), emit, base_commit
         try:
             if open_up is not None:
+                self._context.boundary.folders.check()  # the agent may have locked the way to its own workspace
                 await open_up()
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             patching = asyncio.ensure_future(self._write_patch(prepared))

@@ -24,6 +24,7 @@ from pathlib import Path
 from ocf.functions.core import syscalls
 from ocf.functions.execute.sandbox import supervisor
 from ocf.functions.execute.sandbox.disk_usage import DiskUsageScan
+from ocf.functions.execute.sandbox.readable_tree import make_readable
 
 TYPE_CHECKING = False  # as in supervisor.py
 if TYPE_CHECKING:
@@ -52,8 +53,8 @@ def take(source: str, target: str) -> None:
 
 
 def open_up(path: str) -> None:
-    """Let the group read everything below `path`; links are not followed."""
-    _run("chmod", "-R", "u+rX,g+rX", "--", path, check=False)  # another user's files are not ours to change
+    """Let the group read everything in `path`."""
+    make_readable(Path(path), 0o440)
 
 
 def remove(path: str, *, keep: bool) -> None:

@@ -259,6 +259,8 @@ class ResultPublisher:
         if prepared is None or patch is None or prepared.commit != work.base_commit:
             prepared = await self._beside_its_base(task, work, token)
             patch = await workspace.write_patch(prepared, work.folder / "result.patch")
+        if patch.truncated:
+            raise ResultRejected("too many files have changed to commit them all")
         if patch.omitted:
             raise ResultRejected(f"files are too large to commit: {', '.join(patch.omitted[:5])}")
         result, when = _result(task), task.submitted_at

@@ -21,7 +21,7 @@ import zstandard
 from ocf.functions.workspace.baseline import BaselineEntry, Cursor, Limits, git_mode, read_blob, read_table
 from ocf.functions.workspace.errors import WorkspaceTooLarge
 from ocf.functions.workspace.safe_tree import escapes
-from ocf.functions.workspace.safe_walk import Entry, Stopped, Walk, open_file, walk
+from ocf.functions.workspace.safe_walk import Entry, Stopped, Walk, contents, open_file, walk
 
 CHUNK = 1024 * 1024
 BLOCK = tarfile.BLOCKSIZE
@@ -36,13 +36,17 @@ _OF_ONE_CLONE = (".git/index", ".git/FETCH_HEAD", ".git/ORIG_HEAD", ".git/logs/"
 
 @dataclass(frozen=True)
 class Packed:
-    """Contents of an archive: files and links, their bytes, the archive's own size; skipped paths and the reasons."""
+    """Contents of an archive: files and links, their bytes, the archive's own size; skipped paths and the reasons.
+
+    `unapplied` are the first files with more ignore rules than are applied.
+    """
 
     files: int
     content_bytes: int
     size: int
     skipped: list[tuple[str, str]]
     skipped_count: int
+    unapplied: list[str]
 
 
 class TreeDigest:
@@ -110,11 +114,11 @@ def pack_layer(directory: Path, base: Path, archive: Path, limits: Limits, stop:
         before = known.take(entry.path)
         if before is None or before.same_stat(entry.stat):
             return before is None
-        if before.large or git_mode(before.mode) != git_mode(entry.stat.st_mode):
+        if before.large or before.size != entry.stat.st_size or git_mode(before.mode) != git_mode(entry.stat.st_mode):
             return True
         try:
             # A change of owner or group changes the ctime of every file.
-            return read_blob(entry, limits.patch_file_bytes, None)[0] != before.sha1
+            return read_blob(entry, None)[0] != before.sha1
         except OSError:
             return True
 
@@ -141,7 +145,7 @@ def _pack(
         out = _Out(sink.write, digest)
         for entry in walk(directory, how):
             if entry.kind == stat.S_IFDIR:
-                out.entry(_header(entry, entry.stat, tarfile.DIRTYPE))
+                out.entry(_header(entry, tarfile.DIRTYPE))
                 continue
             if not wanted(entry):
                 continue
@@ -154,7 +158,7 @@ def _pack(
             raise WorkspaceTooLarge(f"the workspace has more than {limits.max_entries} entries")
         out.write(bytes(2 * BLOCK))
         out.flush()
-    return Packed(files, size, archive.stat().st_size, report.skipped, report.skipped_count)
+    return Packed(files, size, archive.stat().st_size, report.skipped, report.skipped_count, report.unapplied)
 
 
 class _Out:
@@ -207,31 +211,26 @@ def _pack_one(entry: Entry, real: str, out: _Out, how: Walk) -> bool:
             if leads_out(real, entry.path, target):
                 how.report.skip(entry.path, "it is a link that leads out of the workspace")
                 return False
-            out.entry(_header(entry, entry.stat, tarfile.SYMTYPE, target))
+            out.entry(_header(entry, tarfile.SYMTYPE, target))
             return True
         fd = open_file(entry)
     except OSError as error:
         how.report.skip(entry.path, error.strerror or "it changed its kind")
         return False
     try:
-        found = os.fstat(fd)
-        out.entry(_header(entry, found, tarfile.REGTYPE))
-        left = found.st_size
-        while left > 0:
+        out.entry(_header(entry, tarfile.REGTYPE))
+        for data in contents(entry, fd):
             if how.stop.is_set():
                 raise Stopped
-            # Exactly the bytes that the header states, even if the file changes meanwhile.
-            data = os.read(fd, min(left, CHUNK)) or bytes(min(left, CHUNK))
             out.content(data)
-            left -= len(data)
-        out.write(bytes(-found.st_size % BLOCK))
+        out.write(bytes(-entry.stat.st_size % BLOCK))
     finally:
         os.close(fd)
     return True
 
 
-def _header(entry: Entry, found: os.stat_result, kind: bytes, target: str = "") -> tarfile.TarInfo:
-    info = tarfile.TarInfo(entry.path)
+def _header(entry: Entry, kind: bytes, target: str = "") -> tarfile.TarInfo:
+    info, found = tarfile.TarInfo(entry.path), entry.stat
     info.type, info.linkname = kind, target
     info.mode = stat.S_IMODE(found.st_mode) & 0o777
     info.size = found.st_size if kind == tarfile.REGTYPE else 0

@@ -20,7 +20,7 @@ from pathlib import Path
 from ocf.functions.workspace.errors import WorkspaceTooLarge
 from ocf.functions.workspace.fast_import import FastImport
 from ocf.functions.workspace.git import REPOSITORY, Git
-from ocf.functions.workspace.safe_walk import Entry, Report, Walk, key, open_file, walk
+from ocf.functions.workspace.safe_walk import Entry, Report, Walk, contents, key, open_file, walk
 
 TABLE = "base.table"
 BASE_REF = "refs/heads/base"
@@ -29,7 +29,6 @@ EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 #: Overrides every `.gitattributes`: contents are bytes, and nothing converts or filters them.
 ATTRIBUTES = "* -text -crlf !eol !diff !filter !ident !merge !working-tree-encoding\n"
 _RECORD = struct.Struct("<IQqqQ20sBH")
-_CHUNK = 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,8 @@ class Limits:
     """Limits of one workspace, in bytes, entries and seconds.
 
     Files over `patch_file_bytes` are not part of patches (git would hold them in memory several times); they are
-    compared by their stat data and named in the result. `patch_bytes` limits all new contents of one patch.
+    compared by their stat data and named in the result. `patch_bytes` limits all new contents of one patch. The paths
+    of all changes, which a comparison holds in memory, have at most `changed_path_characters`.
     """
 
     max_bytes: int = 10 * 1024**3
@@ -45,6 +45,7 @@ class Limits:
     patch_file_bytes: int = 64 * 1024**2
     patch_bytes: int = 1024**3
     git_seconds: float = 300.0
+    changed_path_characters: int = 64 * 1024**2
 
 
 DEFAULT_LIMITS = Limits()
@@ -163,32 +164,22 @@ def read_table(private: Path) -> Iterator[BaselineEntry]:
             yield BaselineEntry(os.fsdecode(table.read(length)), mode, size, mtime, ctime, inode, sha1, bool(large))
 
 
-def read_blob(entry: Entry, size_limit: int, importer: FastImport | None) -> tuple[bytes, int, os.stat_result]:
-    """Read a file or link once; return its git blob id, its mark (0 without importer) and its stat data.
+def read_blob(entry: Entry, importer: FastImport | None) -> tuple[bytes, int]:
+    """Read a file or link once, as many bytes as it was listed with; return its git blob id and its mark.
 
-    Exactly as many bytes as its size states are read, with zeros for missing ones: it may be written meanwhile.
+    The mark is 0 without importer.
 
     Raises:
-        OSError: removed, unreadable, of another kind, or larger than `size_limit` now.
+        OSError: removed, unreadable, or of another kind now.
     """
     if entry.kind == stat.S_IFLNK:
         target = os.fsencode(os.readlink(entry.name, dir_fd=entry.parent))
-        return *_feed(iter([target]), len(target), importer), entry.stat
+        return _feed(iter([target]), len(target), importer)
     fd = open_file(entry)
     try:
-        found = os.fstat(fd)
-        if found.st_size > size_limit:
-            raise OSError(f"{entry.path!r} grew")
-        return *_feed(_chunks(fd, found.st_size), found.st_size, importer), found
+        return _feed(contents(entry, fd), entry.stat.st_size, importer)
     finally:
         os.close(fd)
-
-
-def _chunks(fd: int, size: int) -> Iterator[bytes]:
-    while size > 0:
-        data = os.read(fd, min(size, _CHUNK)) or bytes(min(size, _CHUNK))
-        size -= len(data)
-        yield data
 
 
 def _feed(chunks: Iterator[bytes], size: int, importer: FastImport | None) -> tuple[bytes, int]:
@@ -232,7 +223,7 @@ def record(directory: Path, git: Git, limits: Limits, tracked: Cursor | None, st
             found, sha1 = entry.stat, bytes(20)
             if not large:
                 try:
-                    sha1, _, found = read_blob(entry, limits.patch_file_bytes, importer)
+                    sha1, _ = read_blob(entry, importer)
                 except OSError:
                     # Unreadable, or (in a shared directory) removed meanwhile: not part of the baseline.
                     continue

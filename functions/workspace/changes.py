@@ -35,13 +35,15 @@ _CHANGES = {"A": "added", "D": "deleted", "M": "modified", "T": "modified", "R":
 class Patch:
     """A written patch: its size in bytes, and the paths left out because they are too large.
 
-    `ref` is the commit of the changes in the private repository; None: nothing in git changed.
+    `ref` is the commit of the changes in the private repository; None: nothing in git changed. `truncated`: there are
+    more changes than a patch holds.
     """
 
     path: Path
     size: int
     omitted: list[str]
     ref: str | None = None
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
@@ -277,7 +279,7 @@ def _capped(changed: Iterable[ChangedFile], truncated: bool) -> DiffSummary:
 async def _patch(workspace: Prepared, ref: str | None, changes: Changes, path: Path) -> Patch:
     omitted = [readable(change.path) for change in (*changes.deleted, *changes.written) if change.large]
     try:
-        await asyncio.to_thread(_write_head, path, omitted, workspace.limits)
+        await asyncio.to_thread(_write_head, path, omitted, changes.report.truncated, workspace.limits)
         if ref is not None:
             arguments = _diff_arguments(workspace, ref, "-p", "--binary", "--full-index")
             with path.open("ab") as file:
@@ -285,11 +287,13 @@ async def _patch(workspace: Prepared, ref: str | None, changes: Changes, path: P
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return Patch(path, path.stat().st_size, omitted, ref)
+    return Patch(path, path.stat().st_size, omitted, ref, changes.report.truncated)
 
 
-def _write_head(path: Path, omitted: list[str], limits: Limits) -> None:
+def _write_head(path: Path, omitted: list[str], truncated: bool, limits: Limits) -> None:
     with path.open("x", encoding="utf-8", errors="backslashreplace") as file:
+        if truncated:
+            file.write("# this patch is not complete: too many files have changed\n")
         for name in omitted:
             # repr, so that a name with a line break cannot write lines of the patch.
             file.write(f"# not in this patch, larger than {limits.patch_file_bytes} bytes: {name!r}\n")

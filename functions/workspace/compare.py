@@ -29,11 +29,23 @@ class Change:
 
 @dataclass
 class Changes:
-    """Every change, in the order of the walk; deletions separate."""
+    """Every change, in the order of the walk; deletions separate. `report.truncated`: there are more.
 
+    `characters` may still be in paths.
+    """
+
+    characters: int
     deleted: list[Change] = field(default_factory=list)
     written: list[Change] = field(default_factory=list)
     report: Report = field(default_factory=Report)
+
+    def add(self, change: Change, to: list[Change]) -> None:
+        """Add a change, unless there are too many."""
+        if len(change.path) > self.characters:
+            self.report.truncated = True
+            return
+        self.characters -= len(change.path)
+        to.append(change)
 
 
 @dataclass
@@ -54,8 +66,8 @@ def compare(
     Raises:
         Stopped: cancelled.
     """
-    changes = Changes()
-    cursor = Cursor(read_table(private), lambda known: changes.deleted.append(_deletion(known)))
+    changes = Changes(limits.changed_path_characters)
+    cursor = Cursor(read_table(private), lambda known: changes.add(_deletion(known), changes.deleted))
     how = Walk(
         limits.max_entries, gitignore=True, git_directories=False, tracked=cursor, stop=stop, report=changes.report
     )
@@ -66,7 +78,9 @@ def compare(
         known = cursor.take(entry.path)
         change = _change(entry, known, limits, budget, importer)
         if change is not None:
-            changes.written.append(change)
+            changes.add(change, changes.written)
+        if changes.report.truncated:
+            break
     if not changes.report.truncated:
         # A walk that was cut short cannot tell which of the rest was deleted.
         cursor.end()
@@ -92,11 +106,11 @@ def _change(
         return Change(entry.path, kind, mode, size)
     budget.left -= size
     try:
-        sha1, mark, found = read_blob(entry, limits.patch_file_bytes, importer)
+        sha1, mark = read_blob(entry, importer)
     except FileNotFoundError:
         return None if known is None else Change(entry.path, "deleted", mode, size)
     except OSError:
         return Change(entry.path, kind, mode, size, large=True)
-    if known is not None and known.sha1 == sha1 and git_mode(known.mode) == git_mode(found.st_mode):
+    if known is not None and known.sha1 == sha1 and git_mode(known.mode) == mode:
         return None
-    return Change(entry.path, kind, git_mode(found.st_mode), found.st_size, mark)
+    return Change(entry.path, kind, mode, size, mark)

@@ -65,7 +65,8 @@ def _copy_file(entry: Entry, tree: TreeBuilder, stop: threading.Event) -> None:
         target = tree.file(entry.path)
         try:
             found = os.fstat(source)
-            _copy_bytes(source, target, found.st_size, stop)
+            # Not more than the limit has seen: it may have grown since.
+            _copy_bytes(source, target, min(found.st_size, entry.stat.st_size), stop)
             tree.seal(target, found.st_mode, found.st_mtime_ns)
         finally:
             os.close(target)

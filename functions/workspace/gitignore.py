@@ -12,6 +12,12 @@ from dataclasses import dataclass
 
 #: Longest `.gitignore` that is read, in bytes.
 MAX_FILE_BYTES = 1024 * 1024
+#: Rules that one path is compared with, and rules of one walk. One costs about 0.2 µs per path, and 30 µs to compile.
+MAX_RULES, MAX_WALK_RULES = 20_000, 100_000
+#: Longer patterns match nothing: no name and no path that git knows needs them.
+_MAX_PATTERN_BYTES = 4096
+#: Bytes of a file that cost as much to compile as a rule.
+_RULE_BYTES = 32
 _DOUBLE = None  # a `**` component
 _CLASSES = {
     b"alnum": rb"0-9A-Za-z", b"alpha": rb"A-Za-z", b"blank": rb" \t", b"cntrl": rb"\x00-\x1f\x7f",
@@ -55,6 +61,21 @@ class Rules:
         return None
 
 
+@dataclass
+class RuleBudget:
+    """The rules that one walk may still compile, for an agent writes as many as it likes."""
+
+    left: int = MAX_WALK_RULES
+
+    def parse(self, text: bytes, depth: int, above: Sequence[Rules]) -> Rules | None:
+        """Parse a file whose rules join those `above`; None when they would be too many."""
+        rules = text.count(b"\n") + 1 + len(text) // _RULE_BYTES
+        if rules > self.left or rules + sum(len(each.rules) for each in above) > MAX_RULES:
+            return None
+        self.left -= rules
+        return parse(text, depth)
+
+
 def excluded(stack: Sequence[Rules], path: Sequence[bytes], is_directory: bool) -> bool:
     """Return whether `path` (components below the root) is ignored; `stack` has the rules from the root down to it."""
     for rules in reversed(stack):
@@ -72,7 +93,7 @@ def parse(text: bytes, depth: int) -> Rules:
 def _rules(text: bytes) -> Iterator[Rule]:
     for line in text.split(b"\n"):
         pattern = _without_trailing_spaces(line.removesuffix(b"\r"))
-        if not pattern or pattern.startswith(b"#"):
+        if not pattern or pattern.startswith(b"#") or len(pattern) > _MAX_PATTERN_BYTES:
             continue
         negated = pattern.startswith(b"!")
         pattern = pattern[1:] if negated else pattern

@@ -15,11 +15,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol
 
-from ocf.functions.workspace.gitignore import MAX_FILE_BYTES, Rules, excluded, parse
+from ocf.functions.workspace.gitignore import MAX_FILE_BYTES, RuleBudget, Rules, excluded
 
 #: Deeper directories and longer paths are skipped, and named in the report: no tool could unpack them.
 MAX_DEPTH = 200
 MAX_PATH_BYTES = 3_800
+_CHUNK = 1024 * 1024
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 # Non-blocking, because the file may have become a fifo since it was listed.
 _OPEN_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -59,8 +60,12 @@ class Entry:
 
 @dataclass
 class Report:
-    """Skipped paths and the reasons, the first hundred of them; `truncated` when the walk ended early."""
+    """Skipped paths and the reasons, the first hundred of them; `truncated` when the walk ended early.
 
+    `unapplied` are the first ten files of ignore rules that are too many.
+    """
+
+    unapplied: list[str] = field(default_factory=list)
     skipped: list[tuple[str, str]] = field(default_factory=list)
     skipped_count: int = 0
     truncated: bool = False
@@ -88,6 +93,7 @@ class Walk:
     report: Report = field(default_factory=Report)
     admit: Callable[[int], None] | None = None
     hidden: frozenset[tuple[int, int]] = frozenset()
+    rules: RuleBudget = field(default_factory=RuleBudget)
 
 
 @dataclass(slots=True)
@@ -112,7 +118,10 @@ def walk(root: Path, how: Walk) -> Iterator[Entry]:
         Stopped: `how.stop` was set.
         OSError: the root cannot be opened, or is a link.
     """
-    rules: tuple[Rules, ...] | None = (_info_exclude(root),) if how.gitignore else None
+    rules: tuple[Rules, ...] | None = None
+    if how.gitignore:
+        text = read_below(root, (".git", "info"), "exclude", MAX_FILE_BYTES)
+        rules = _joined((), text, 0, ".git/info/exclude", how)
     fd = os.open(root, _OPEN_DIRECTORY)
     try:
         if how.admit is not None:
@@ -164,6 +173,18 @@ def open_file(entry: Entry) -> int:
         os.close(fd)
         raise OSError(f"{entry.path!r} is not a regular file any more")
     return fd
+
+
+def contents(entry: Entry, fd: int) -> Iterator[bytes]:
+    """Yield exactly as many bytes of the opened file as it had when it was listed, with zeros for missing ones.
+
+    It may be written meanwhile, and even grow by terabytes that no limit has seen.
+    """
+    left = entry.stat.st_size
+    while left > 0:
+        data = os.read(fd, min(left, _CHUNK)) or bytes(min(left, _CHUNK))
+        left -= len(data)
+        yield data
 
 
 def _entry(frame: _Frame, found: os.DirEntry[str], how: Walk) -> Entry | None:
@@ -243,7 +264,7 @@ def _frame(
         with os.scandir(fd) as entries:
             names = sorted(islice(entries, how.max_entries + 1), key=lambda entry: entry.name)
         if rules is not None and (text := _read_small(".gitignore", fd)):
-            rules = (*rules, parse(text, len(parts)))
+            rules = _joined(rules, text, len(parts), f"{path}/.gitignore" if path else ".gitignore", how)
     except BaseException:
         os.close(fd)
         raise
@@ -254,8 +275,14 @@ def _parts(frame: _Frame, entry: Entry) -> tuple[bytes, ...]:
     return (*frame.parts, os.fsencode(entry.name))
 
 
-def _info_exclude(root: Path) -> Rules:
-    return parse(read_below(root, (".git", "info"), "exclude", MAX_FILE_BYTES) or b"", 0)
+def _joined(above: tuple[Rules, ...], text: bytes | None, depth: int, path: str, how: Walk) -> tuple[Rules, ...]:
+    """Return the rules `above` and those of a file, unless they are too many together."""
+    rules = how.rules.parse(text or b"", depth, above)
+    if rules is not None:
+        return (*above, rules)
+    if len(how.report.unapplied) < 10:
+        how.report.unapplied.append(path)
+    return above
 
 
 def read_below(root: Path, directories: tuple[str, ...], name: str, limit: int) -> bytes | None:

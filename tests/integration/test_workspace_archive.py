@@ -21,11 +21,15 @@ from ocf.functions.workspace import (
     Prepared,
     Sources,
     WorkspaceTooLarge,
+    archive,
+    baseline,
     pack,
     prepare,
+    summarise,
     unpack,
 )
 from ocf.functions.workspace.safe_tree import remove_tree
+from ocf.functions.workspace.safe_walk import Entry, open_file
 from tests.support.git_http import run_git
 from tests.support.trees import awkward, listing
 
@@ -104,6 +108,28 @@ async def test_files_that_cannot_be_archived_are_left_out_and_named(tmp_path: Pa
     await unpack(tmp_path / "a.tar.zst", tmp_path / "back")
     assert (tmp_path / "back" / "kept").is_symlink()
     assert b"secret" not in (tmp_path / "a.tar.zst").read_bytes()
+
+
+async def test_a_file_that_grows_is_packed_as_it_was_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a shared folder a neighbour makes a file terabytes long between the look at it and its opening: no limit has
+    seen them, and nobody reads them."""
+    workspace = await _workspace(tmp_path)
+    (workspace.directory / "file").write_text("short")
+    (workspace.directory / "last").write_text("last")
+
+    def grown(entry: Entry) -> int:
+        fd = open_file(entry)
+        if entry.name == "file":
+            os.truncate(workspace.directory / "file", 8 * 1024**4)
+        return fd
+
+    for module in (archive, baseline):
+        monkeypatch.setattr(module, "open_file", grown)
+    await pack(workspace, tmp_path / "a.tar.zst")
+    await unpack(tmp_path / "a.tar.zst", tmp_path / "back")
+    assert ((tmp_path / "back" / "file").read_text(), (tmp_path / "back" / "last").read_text()) == ("short", "last")
+    (workspace.directory / "file").write_text("other")
+    assert (await summarise(workspace)).changed[0].additions == 1
 
 
 async def test_packing_follows_no_swap(tmp_path: Path) -> None:

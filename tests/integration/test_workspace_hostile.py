@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ from ocf.functions.workspace import (
     prepare,
     unpack,
 )
+from ocf.functions.workspace.gitignore import RuleBudget
+from ocf.functions.workspace.safe_walk import Walk, walk
 from tests.support.git_http import run_git
 from tests.support.privileges import without_privileges
 
@@ -249,6 +252,30 @@ def test_locked_folders(tmp_path: Path, mode: int) -> None:
     changed = [("a-b", "deleted"), ("a/file", "modified"), ("a/new", "added"), ("b", "modified")]
     assert without_privileges(lambda: asyncio.run(results(tmp_path / "two"))) == (changed, set())
     assert (tmp_path / "two" / "back" / "a" / "deep" / "large").stat().st_size == 2000
+
+
+async def test_ignore_rules_are_bounded(tmp_path: Path) -> None:
+    """Files of more rules than anybody writes, one in the other and side by side, cost no time: they are named and do
+    not apply, while others do. A pattern is as short as a path."""
+    workspace = await prepare(EmptyWorkspace(), tmp_path / "w", Sources(), private=tmp_path / "p")
+    root = folder = workspace.directory
+    (root / ".gitignore").write_text("*.log\n" + "*a" * 100_000 + "\n")
+    (root / "noise.log").write_text("x")
+    rules = b"".join(b"%x*\n" % number for number in range(150_000))
+    for _ in range(5):
+        folder /= "sub"
+        folder.mkdir()
+        (folder / ".gitignore").write_bytes(rules)
+    began = time.process_time()
+    packed = await pack(workspace, tmp_path / "a.tar.zst")
+    assert time.process_time() - began < 1
+    assert packed.unapplied[:2] == ["sub/.gitignore", "sub/sub/.gitignore"]
+    assert len(packed.unapplied) == 5
+    await unpack(tmp_path / "a.tar.zst", tmp_path / "back")
+    assert not (tmp_path / "back" / "noise.log").exists()
+    walked = Walk(1000, gitignore=True, rules=RuleBudget(3))
+    assert "noise.log" in {entry.path for entry in walk(root, walked)}
+    assert walked.report.unapplied[0] == ".gitignore"
 
 
 async def test_depth_and_length(tmp_path: Path) -> None:

@@ -120,6 +120,32 @@ async def test_ignored_files_stay_out(tmp_path: Path) -> None:
     assert [file.path for file in (await changed_files(workspace)).changed] == paths
 
 
+async def test_paths_of_changes_are_bounded(tmp_path: Path) -> None:
+    """Of more changes than their paths have room in memory for, the first are in patch and lists, which say so; those
+    of deleted files count too."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for number in range(20):
+        (source / f"old{number:02}").touch()
+    workspace = await _prepared(source, tmp_path, Limits(changed_path_characters=50))
+    for path in source.iterdir():
+        (workspace.directory / path.name).unlink()
+    for number in range(20):
+        (workspace.directory / f"new{number:02}").touch()
+    summary, patch = await conclude(workspace, tmp_path / "patch")
+    assert (summary.files, summary.truncated, patch.truncated) == (10, True, True)
+    assert patch.path.read_text().startswith("# this patch is not complete")
+    found = await changed_files(workspace)
+    assert ([file.path for file in found.changed], found.truncated) == (
+        [f"new{number:02}" for number in range(10)],
+        True,
+    )
+    for number in range(20):
+        (workspace.directory / f"new{number:02}").unlink()
+    found = await changed_files(workspace)
+    assert (found.files, found.truncated) == (10, True)
+
+
 async def test_large_files_are_named_instead(tmp_path: Path) -> None:
     """Files over the limit are reported and named at the head of the patch, which applies without them."""
     source = tmp_path / "source"

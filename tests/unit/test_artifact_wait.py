@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from ocf.functions import workspace
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
+from ocf.functions.workspace import changes
+from ocf.functions.workspace.safe_walk import Stopped
 from tests.support.clock import ManualClock
 from tests.support.handlers import session, submit
 from tests.support.parts import PROJECT, Bench, bench
@@ -161,6 +164,33 @@ async def test_a_cancel_ends_the_wait_at_once(ended: Ended) -> None:
     assert kept.artifacts == "lost"
     assert kept.message is not None
     assert "cancelled while it waited" in kept.message
+
+
+@pytest.mark.parametrize("ends_by", ["cancel", "time"])
+async def test_packing_ends_by_a_cancel_and_after_its_time(
+    ended: Ended, monkeypatch: pytest.MonkeyPatch, ends_by: str
+) -> None:
+    """A workspace that takes hours to pack keeps nobody: the end says why."""
+    packing = threading.Event()
+
+    def endless(*arguments: Any) -> None:
+        packing.set()
+        arguments[4].wait()
+        raise Stopped
+
+    monkeypatch.setattr(changes, "pack_tree", endless)
+    keeping = asyncio.create_task(ended.keep(None))
+    assert await asyncio.to_thread(packing.wait, 20)
+    async with asyncio.timeout(20):
+        if ends_by == "cancel":
+            ended.cancelled.set()
+        while not keeping.done():
+            await ended.clock.advance(0 if ends_by == "cancel" else 10)
+            await asyncio.sleep(0.01)
+    kept = await keeping
+    assert (kept.artifacts, kept.objects) == ("lost", ())
+    why = "cancelled while it waited" if ends_by == "cancel" else "it was not packed within 600 s"
+    assert kept.message == f"the workspace could not be stored: {why}"
 
 
 async def test_a_session_keeps_its_turn_until_its_work_is_stored(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from ocf.events.errors import Conflict, NotYetKnown, Retry
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import Artifact, DiffSummary
 from ocf.events.input_limits import shorten
-from ocf.events.output import ChunkType, Draft
+from ocf.events.output import Draft
 from ocf.events.ports import ObjectInfo
 from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Saved, Session
@@ -26,7 +26,7 @@ from ocf.functions import workspace
 from ocf.functions.core.asyncio_tasks import cancel_and_wait, run_together
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.core.stored_objects import delete_saved, delete_session
-from ocf.functions.execute.attempt.outcome import StoredArtifacts
+from ocf.functions.execute.attempt.outcome import StoredArtifacts, not_stored_draft, skipped_draft, status_draft
 from ocf.functions.execute.attempt.publisher import Ownership
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.observability import tracing
@@ -37,7 +37,8 @@ Emit = Callable[[Draft], Awaitable[None]]
 T = TypeVar("T")
 
 PATCH, ARCHIVE, CONVERSATION = "workspace.patch", "workspace.tar.zst", "conversation.json"
-_MAX_NAMED = 10
+#: Longest writing of patch and archive, in seconds: 10 GiB at 17 MB/s, whatever an agent put into its workspace.
+_WRITE_SECONDS = 600.0
 #: Maximum pause between two tries, in seconds.
 _MAX_PAUSE = 10.0
 _TYPES = {
@@ -67,6 +68,7 @@ class ArtifactWriter:
         self._outage = asyncio.Lock()
         self._why = ""
         self._patch: workspace.Patch | None = None
+        self._diff = DiffSummary()
         self._base_commit: str | None = None
 
     async def store(
@@ -98,39 +100,52 @@ class ArtifactWriter:
             open_up: makes the workspace readable first.
             base_commit: the commit that the workspace began from, for the session's next execution.
         """
-        diff, self._emit, self._base_commit = DiffSummary(), emit, base_commit
+        self._emit, self._base_commit = emit, base_commit
         try:
-            if open_up is not None:
-                self._context.boundary.folders.check()  # the agent may have locked the way to its own workspace
-                await open_up()
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            patching = asyncio.ensure_future(self._write_patch(prepared))
-            packing = asyncio.ensure_future(self._write_archive(prepared, keep_ignored))
-            await _both(patching, packing)
-            diff = patching.result()
-            packed = packing.result()  # a workspace too large for the archive still has a patch and a summary
-            if packed.skipped:
-                await emit(_skipped_draft(packed))
-            await asyncio.to_thread(self._write, conversation, result)
-            with tracing.phase("upload"):
-                lost = await self._within(seconds, give_up, self._store(conversation))
+            writing = self._write_all(prepared, keep_ignored, open_up)
+            lost = await self._within(
+                _WRITE_SECONDS, give_up, writing, f"it was not packed within {_WRITE_SECONDS:.0f} s"
+            )
+            if lost is None:
+                await asyncio.to_thread(self._write, conversation, result)
+                with tracing.phase("upload"):
+                    late = f"S3 did not take it within {seconds or 0:.0f} s (ARTIFACT_WAIT)"
+                    lost = await self._within(seconds, give_up, self._store(conversation), late)
         except (OSError, Retry, workspace.InvalidWorkspace) as error:
             lost = str(error)
         waited = self._waited_ms()
         if lost is None:
             if waited:
-                await emit(_status(f"the workspace is stored, after {waited / 1000:.0f} s"))
-            return StoredArtifacts(diff, tuple(self._stored), waited_ms=waited, patch=self._patch)
+                await emit(status_draft(f"the workspace is stored, after {waited / 1000:.0f} s"))
+            return StoredArtifacts(self._diff, tuple(self._stored), waited_ms=waited, patch=self._patch)
         text = f"the workspace could not be stored: {lost}"
         if self._task.session_id is not None:
             text += "; the session continues from its previous state"
-        await emit(_not_stored(text))
-        return StoredArtifacts(diff, tuple(self._stored), "lost", text, waited, self._patch)
+        await emit(not_stored_draft(text))
+        return StoredArtifacts(self._diff, tuple(self._stored), "lost", text, waited, self._patch)
 
-    async def _write_patch(self, prepared: workspace.Prepared) -> DiffSummary:
+    async def _write_all(
+        self, prepared: workspace.Prepared, keep_ignored: bool, open_up: Callable[[], Awaitable[None]] | None
+    ) -> None:
+        if open_up is not None:
+            self._context.boundary.folders.check()  # the agent may have locked the way to its own workspace
+            await open_up()
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        patching = asyncio.ensure_future(self._write_patch(prepared))
+        packing = asyncio.ensure_future(self._write_archive(prepared, keep_ignored))
+        await _both(patching, packing)
+        patching.result()
+        packed = packing.result()  # a workspace too large for the archive still has a patch and a summary
+        if packed.skipped:
+            await self._emit(skipped_draft(packed))
+        if packed.unapplied:
+            files = ", ".join(map(workspace.readable, packed.unapplied))
+            await self._emit(status_draft(f"ignore rules not applied, since they are too many: {files}"))
+
+    async def _write_patch(self, prepared: workspace.Prepared) -> None:
         with tracing.phase("write patch"):
-            diff, self._patch = await workspace.conclude(prepared, self._folder / PATCH, self._folder / CHANGES_NAME)
-        return diff
+            paths = self._folder / PATCH, self._folder / CHANGES_NAME
+            self._diff, self._patch = await workspace.conclude(prepared, *paths)
 
     async def _write_archive(self, prepared: workspace.Prepared, keep_ignored: bool) -> workspace.Packed:
         with tracing.phase("write archive"):
@@ -154,22 +169,23 @@ class ArtifactWriter:
         seconds: float | None,
         give_up: Callable[[], Awaitable[str]] | None,
         storing: Coroutine[None, None, None],
+        late: str,
     ) -> str | None:
-        """Run `storing` and return None, or the reason why it was stopped. Raises what `storing` raises."""
+        """Run `storing` and return None, or why it was stopped (`late`: after `seconds`). Raises what it raises."""
         task = asyncio.ensure_future(storing)
         ends = [] if give_up is None else [asyncio.ensure_future(give_up())]
-        late = [] if seconds is None else [asyncio.ensure_future(self._context.deps.clock.sleep(seconds))]
+        clock = [] if seconds is None else [asyncio.ensure_future(self._context.deps.clock.sleep(seconds))]
         try:
-            await asyncio.wait({task, *ends, *late}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, *ends, *clock}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 task.result()
                 return None
             why = f": {self._why}" if self._why else ""
             if ends and ends[0].done():
                 return f"{ends[0].result()}{why}"
-            return f"S3 did not take it within {seconds:.0f} s (ARTIFACT_WAIT){why}"
+            return f"{late}{why}"
         finally:
-            await cancel_and_wait([task, *ends, *late])
+            await cancel_and_wait([task, *ends, *clock])
 
     async def _upload(
         self, prefix: str, name_prefix: str, names: tuple[str, ...], on_stored: Callable[[Artifact], None] | None = None
@@ -236,7 +252,7 @@ class ArtifactWriter:
         if self._waits_since is not None:
             return
         self._waits_since = self._context.deps.clock.monotonic()
-        await self._emit(_status("waiting for S3 to store the workspace"))
+        await self._emit(status_draft("waiting for S3 to store the workspace"))
 
         def waits(record: Record) -> Record | None:
             pending = {"artifacts": "pending", "artifacts_message": "waiting for S3 to store the workspace"}
@@ -280,13 +296,15 @@ class ArtifactWriter:
             for artifact in (archive, *conversation_files):
                 await delete_saved(deps.store, ref, artifact.name)
             why = "OpenCode exported no conversation" if conversation is None else "this execution has left its queue"
-            await emit(_not_stored(f"the session keeps its previous state: {why}"))
+            await emit(not_stored_draft(f"the session keeps its previous state: {why}"))
             return
         # Only objects that the record pointed to before: another attempt's may be about to be recorded.
         for name in _objects(before[0]) - _objects(now):
             await delete_saved(deps.store, ref, name)
         if conversation is None:
-            await emit(_not_stored("OpenCode exported no conversation: the session continues from the previous one"))
+            await emit(
+                not_stored_draft("OpenCode exported no conversation: the session continues from the previous one")
+            )
 
     def _new_state(
         self,
@@ -330,20 +348,3 @@ def _objects(saved: Saved | None) -> set[str]:
 
 async def _discard(_: Draft) -> None:
     """Drop drafts emitted before `store` is called."""
-
-
-def _status(text: str) -> Draft:
-    return Draft(type=ChunkType.STATUS, data=text, detail={"phase": "artifacts"})
-
-
-def _not_stored(text: str) -> Draft:
-    return Draft(type=ChunkType.GAP, data=text, detail={"reason": "not_stored"})
-
-
-def _skipped_draft(packed: workspace.Packed) -> Draft:
-    """Return a gap chunk that names the files the archive lacks, so that later users of it know."""
-    named = [[workspace.readable(path), why] for path, why in packed.skipped[:_MAX_NAMED]]
-    more = f" and {packed.skipped_count - len(named)} more" if packed.skipped_count > len(named) else ""
-    text = f"not in the saved workspace: {'; '.join(f'{path} ({why})' for path, why in named)}{more}"
-    detail = {"reason": "left_out", "paths": named, "count": packed.skipped_count}
-    return Draft(type=ChunkType.GAP, data=text, detail=detail)

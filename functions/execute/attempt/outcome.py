@@ -8,11 +8,13 @@ from ocf.events import terminal_facts
 from ocf.events.errors import OcfError, SealError
 from ocf.events.fact_payloads import Artifact, ArtifactState, DiffSummary, RerunResult
 from ocf.events.lifecycle import Reason, Step
-from ocf.events.output import Usage
+from ocf.events.output import ChunkType, Draft, Usage
 from ocf.functions.execute.attempt.publisher import replace_lone_surrogates
 from ocf.functions.execute.attempt.stop import StopReason, failed
 from ocf.functions.execute.sandbox.process import AgentFailed
-from ocf.functions.workspace import Patch
+from ocf.functions.workspace import Packed, Patch, readable
+
+_MAX_NAMED = 10
 
 
 @dataclass(frozen=True)
@@ -61,3 +63,22 @@ def ending(stop_reason: StopReason, taken: Step) -> terminal_facts.Ending:
         stderr_tail=replace_lone_surrogates(list(stop_reason.stderr_tail)),
         requested_by=stop_reason.requested_by,
     )
+
+
+def status_draft(text: str) -> Draft:
+    """Return a status chunk about the storing."""
+    return Draft(type=ChunkType.STATUS, data=text, detail={"phase": "artifacts"})
+
+
+def not_stored_draft(text: str) -> Draft:
+    """Return a gap chunk about work that is not stored."""
+    return Draft(type=ChunkType.GAP, data=text, detail={"reason": "not_stored"})
+
+
+def skipped_draft(packed: Packed) -> Draft:
+    """Return a gap chunk that names the files the archive lacks, so that later users of it know."""
+    named = [[readable(path), why] for path, why in packed.skipped[:_MAX_NAMED]]
+    more = f" and {packed.skipped_count - len(named)} more" if packed.skipped_count > len(named) else ""
+    text = f"not in the saved workspace: {'; '.join(f'{path} ({why})' for path, why in named)}{more}"
+    detail = {"reason": "left_out", "paths": named, "count": packed.skipped_count}
+    return Draft(type=ChunkType.GAP, data=text, detail=detail)

@@ -179,6 +179,38 @@ async def test_reading_a_request_lets_others_go_on(monkeypatch: pytest.MonkeyPat
             {"messages": [{"content": [{"content": [{"source": {"type": "url", "url": "https://e"}}]}]}]},
             "source",
         ),
+        # Gateways read Gemini's tools and other providers' media in OpenAI's format, in both spellings.
+        ("chat", {"tools": [{"googleSearch": {}}]}, "googleSearch"),
+        ("chat", {"tools": [{"type": "function", "function": {"name": "a"}, "urlContext": {}}]}, "urlContext"),
+        ("chat", {"messages": [{"content": [{"file": {"file_data": "https://evil/x"}}]}]}, "file_data"),
+        ("chat", {"messages": [{"content": [{"file": {"fileData": "https://e/" + "x" * 900}}]}]}, "fileData"),
+        ("chat", {"messages": [{"content": [{"imageUrl": {"url": "https://evil/x"}}]}]}, "imageUrl"),
+        ("chat", {"messages": [{"content": [{"document_url": "https://evil/x"}]}]}, "document_url"),
+        ("chat", {"messages": [{"content": [{"input_audio": {"data": "https://evil/x"}}]}]}, "input_audio"),
+        ("chat", {"messages": [{"content": [{"video": ["https://evil/x"]}]}]}, "video"),
+        ("messages", {"messages": [{"content": [{"source": {"url": "https://evil/x"}}]}]}, "source"),
+        ("messages", {"system": [{"source": {"type": "url", "url": "https://evil/x"}}]}, "source"),
+        # One object in place of a list, and lists in lists.
+        ("chat", {"tools": {"type": "mcp"}}, "tools"),
+        ("chat", {"messages": {"content": [{"image_url": {"url": "https://evil/x"}}]}}, "messages"),
+        ("chat", {"messages": "https://evil/x"}, "messages"),
+        ("chat", {"messages": [{"content": {"image_url": "https://evil/x"}}]}, "image_url"),
+        ("chat", {"messages": [[{"content": [[{"image_url": "https://evil/x"}]]}]]}, "image_url"),
+        ("responses", {"tools": {"type": "web_search"}}, "tools"),
+        ("responses", {"input": {"content": [{"type": "input_file", "file_url": "https://evil/x"}]}}, "input"),
+        ("messages", {"tools": {"type": "web_fetch_20250910"}}, "tools"),
+        ("messages", {"messages": {"content": {"source": {"type": "url", "url": "https://evil/x"}}}}, "messages"),
+        ("messages", {"messages": [{"content": {"source": {"type": "url", "url": "https://evil/x"}}}]}, "source"),
+        ("gemini", {"tools": {"googleSearch": {}}}, "googleSearch"),
+        ("gemini", {"tools": {"urlContext": {}, "codeExecution": {}}}, "urlContext"),
+        ("gemini", {"tools": [{"google_search": {}}]}, "google_search"),
+        ("gemini", {"tools": "googleSearch"}, "tools"),
+        ("gemini", {"contents": {"parts": [{"fileData": {"fileUri": "https://inside/secret"}}]}}, "fileData"),
+        ("gemini", {"contents": {"parts": {"file_data": {"file_uri": "https://inside/secret"}}}}, "file_data"),
+        ("gemini", {"contents": [{"parts": {"functionResponse": {"parts": {"fileData": {}}}}}]}, "fileData"),
+        ("gemini", {"contents": [{"parts": {"function_response": {"parts": {"fileData": {}}}}}]}, "fileData"),
+        ("gemini", {"system_instruction": {"parts": {"fileData": {"fileUri": "gs://x"}}}}, "fileData"),
+        ("gemini", {"contents": "https://inside/secret"}, "contents"),
     ],
 )
 async def test_hosted_tools_of_the_provider_are_refused(wire: Wire, fields: dict[str, Any], named: str) -> None:
@@ -207,8 +239,25 @@ async def test_tools_of_the_agent_pass() -> None:
     body = {"messages": [{"role": "assistant", "content": [told]}], "tools": tools, "max_tokens": 9}
     out = await sent("messages", body)
     assert (out["messages"], out["tools"]) == (body["messages"], tools)
-    picture = [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": IMAGE}}]}]
-    assert (await sent("chat", {"messages": picture}))["messages"] == picture
+    media: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": IMAGE}}]
+    media += [
+        {"type": "file", "file": {"file_data": IMAGE}},
+        {"type": "input_audio", "input_audio": {"data": "UklG/+="}},
+    ]
+    said = [{"role": "user", "content": media}, {"role": "user", "content": "https://example.com"}]
+    assert (await sent("chat", {"messages": said}))["messages"] == said
+    read = [{"type": "search_result", "source": "https://example.com", "content": [{"type": "text", "text": "a: b"}]}]
+    read += [{"type": "document", "source": {"type": "text", "data": "see https://example.com"}}]
+    told = [{"role": "user", "content": read}]
+    assert (await sent("messages", {"messages": told}))["messages"] == told
+    assert (await sent("responses", {"input": "https://example.com"}))["input"] == "https://example.com"
+
+
+async def test_one_object_of_gemini_is_a_list_of_one() -> None:
+    """Google takes both; what the agent's own tools may say passes in either form."""
+    tools, contents = {"functionDeclarations": [{"name": "read"}]}, {"parts": {"text": "hello"}}
+    out = await sent("gemini", {"tools": tools, "contents": contents})
+    assert (out["tools"], out["contents"]) == ([tools], [contents])
 
 
 @pytest.mark.parametrize("wire", ["chat", "responses", "messages"])

@@ -1,7 +1,7 @@
 """Gemini's generateContent (https://ai.google.dev/api/generate-content), as pure functions.
 
-The model and the method are in the path, not in the body. The API takes each field in camelCase and in snake_case, so
-both are read.
+The model and the method are in the path, not in the body. The API takes each field in camelCase and in snake_case, and
+one object in place of a list with one, so both are read.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 PATH = re.compile(r"^/v1beta/models/[^/]+:(?:generateContent|(?P<stream>streamGenerateContent))$")
 FIELDS = frozenset(("contents", "systemInstruction", "tools", "toolConfig", "generationConfig", "safetySettings"))
 _DECLARATIONS = ("functionDeclarations", "function_declarations")
-_INNER = ("parts", "functionResponse", "function_response")
+_INNER = ("parts", "functionResponse")
 
 
 def camel(name: str) -> str:
@@ -29,8 +29,9 @@ def upstream_path(model: str, *, stream: bool) -> str:
 
 
 def normal(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a request with the camelCase names of its fields, and of those of `generationConfig`."""
+    """Return a request with lists of tools and contents, and camelCase names, also those of `generationConfig`."""
     out = {camel(name): value for name, value in body.items()}
+    out |= {name: [out[name]] for name in ("contents", "tools") if isinstance(out.get(name), dict)}
     config = out.get("generationConfig")
     if isinstance(config, dict):
         out["generationConfig"] = {camel(name): value for name, value in config.items()}
@@ -71,15 +72,12 @@ def parts(body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             waiting += part
         elif isinstance(part, dict):
             yield part
-            waiting += [part[name] for name in _INNER if name in part]
+            waiting += [value for name, value in part.items() if camel(name) in _INNER]
 
 
-def references(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the parts that name a file, which the provider would fetch."""
-    for part in parts(body):
-        for name in ("fileData", "file_data"):
-            if name in part:
-                yield name, ""
+def references(body: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the fields that name a file, which the provider would fetch."""
+    yield from (name for part in parts(body) for name in part if camel(name) == "fileData")
 
 
 def media(body: Mapping[str, Any]) -> Iterator[str]:

@@ -42,6 +42,8 @@ _ROUTES = {
     "/v1/responses": Route("responses", "openai", "/responses"),
     "/v1/messages": Route("messages", "anthropic", "/messages"),
 }
+#: The field of a request that holds the conversation, per API format.
+CONVERSATION: dict[Wire, str] = {"chat": "messages", "responses": "input", "messages": "messages", "gemini": "contents"}
 MODELS_PATHS = ("/v1/models", "/v1beta/models")
 ANTHROPIC_VERSION = "2023-06-01"
 

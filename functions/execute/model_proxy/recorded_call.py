@@ -10,14 +10,14 @@ from ocf.functions.execute.model_proxy import gemini
 from ocf.functions.execute.model_proxy.budget import Call
 from ocf.functions.execute.model_proxy.elision import Elided
 from ocf.functions.execute.model_proxy.http_server import Reply
+from ocf.functions.execute.model_proxy.providers import CONVERSATION
 from ocf.functions.models.catalog import Wire
 from ocf.functions.recording.canonical import RawPart
 from ocf.functions.recording.lines import CallLine
 from ocf.functions.recording.recorder import Tape
 
-#: Fields of a request that hold the system prompt and the conversation.
+#: The field of a request that holds the system prompt.
 _SYSTEM = {"responses": "instructions", "messages": "system", "gemini": "systemInstruction"}
-_MESSAGES = {"chat": "messages", "responses": "input", "messages": "messages", "gemini": "contents"}
 _SYSTEM_ROLES = ("system", "developer")
 _MASK = MASK.encode()
 
@@ -26,7 +26,7 @@ def raw_parts(wire: Wire, elided: Elided, body: Mapping[str, Any]) -> Iterator[R
     """Yield the parts of a request: system prompt, tools, messages. One at a time: a conversation is megabytes."""
     if wire == "gemini":
         body = gemini.normal(body)
-    messages = body.get(_MESSAGES[wire])
+    messages = body.get(CONVERSATION[wire])
     if not isinstance(messages, list):
         messages = [messages]
     roles = [one.get("role") if isinstance(one, dict) else None for one in messages]

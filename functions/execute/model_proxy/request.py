@@ -15,7 +15,7 @@ from ocf.events import input_limits
 from ocf.events.input_limits import InvalidJson, OverLimit, parse_json
 from ocf.functions.execute.model_proxy import gemini
 from ocf.functions.execute.model_proxy.elision import SHORT, BadRequest, Elided, elide
-from ocf.functions.execute.model_proxy.providers import max_tokens_field, tool_name
+from ocf.functions.execute.model_proxy.providers import CONVERSATION, max_tokens_field, tool_name
 from ocf.functions.models.catalog import Wire
 from ocf.functions.models.model_target import ModelTarget
 
@@ -63,6 +63,16 @@ _REFUSED: dict[str, str] = {
 _FORCED: dict[Wire, dict[str, Any]] = {"responses": {"store": False}}
 #: Types of tools that the agent itself carries out; all others are the provider's.
 _OWN_TOOLS = (None, "function", "custom")
+#: Objects within such a tool. Any other is a tool of a provider behind a gateway: `{"googleSearch": {}}`.
+_TOOL_OBJECTS = frozenset(("function", "custom", "parameters", "input_schema", "format", "cache_control"))
+#: Fields of a part, in camelCase, that hold a medium: a text, an object with one, or a list of these.
+_MEDIA_FIELDS = frozenset(
+    ("imageUrl", "videoUrl", "audioUrl", "documentUrl", "file", "inputAudio", "image", "audio", "video")
+)
+#: Fields of such an object; all but the first and the last may be in the part itself.
+_MEDIUM_FIELDS = ("url", "fileUrl", "fileId", "serverUrl", "fileData", "data")
+#: Ends of the names of fields whose text is a reference unless it is a data URL.
+_REFERENCES = ("url", "file", "file_id", "fileid")
 #: Rough cost of a data URL or base64 source: providers count images by their size, not by their bytes.
 _MEDIUM_TOKENS = 2_000
 
@@ -199,14 +209,18 @@ def reject_forbidden(wire: Wire, elided: Elided, body: Mapping[str, Any], allowe
     for name, why in _REFUSED.items():
         if body.get(name):
             raise BadRequest(f"{name}: {why}")
+    for name in ("tools", CONVERSATION[wire]):
+        value = body.get(name)
+        # A provider may read what is not checked here, one object as a list of one.
+        if value is not None and not isinstance(value, list) and not (name == "input" and isinstance(value, str)):
+            raise BadRequest(f"{name}: a list is needed{', or a text' * (name == 'input')}")
     for number, kind in _provider_tools(wire, body.get("tools")):
         if kind not in allowed:
             message = "the provider's tools would reach the network in the agent's name"
             message = f"{message}; function, custom and what MODEL_PROVIDER_TOOLS names pass"
             raise BadRequest(f"tools[{number}].type: {kind[:64]!r}: {message}")
-    for place, url in gemini.references(body) if wire == "gemini" else _references(wire, body):
-        if not elided.head(url).lower().startswith(b"data:"):
-            raise BadRequest(f"{place}: the provider would fetch it in the agent's name; send the data itself")
+    for place in gemini.references(body) if wire == "gemini" else _references(wire, body, elided):
+        raise BadRequest(f"{place}: the provider would fetch it in the agent's name; send the data itself")
 
 
 def _provider_tools(wire: Wire, tools: object) -> Iterator[tuple[int, str]]:
@@ -218,6 +232,9 @@ def _provider_tools(wire: Wire, tools: object) -> Iterator[tuple[int, str]]:
         kind = tool.get("type") if isinstance(tool, dict) else tool
         if kind not in _OWN_TOOLS:
             yield number, str(kind)
+        elif isinstance(tool, dict):
+            objects = (name for name, value in tool.items() if isinstance(value, dict))
+            yield from ((number, name) for name in objects if name not in _TOOL_OBJECTS)
 
 
 def _listed(value: object) -> list[Any]:
@@ -226,34 +243,46 @@ def _listed(value: object) -> list[Any]:
 
 def _parts(wire: Wire, body: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Yield every part of the conversation that may hold media, also those within the results of tools."""
-    waiting = [*_listed(body.get("input" if wire == "responses" else "messages"))]
+    waiting = [body.get(CONVERSATION[wire]), body.get("system"), body.get("instructions")]
     while waiting:
         part = waiting.pop()
-        if isinstance(part, dict):
+        if isinstance(part, list):
+            waiting += part
+        elif isinstance(part, dict):
             yield part
             # Not `input` and `arguments`: those are the model's input to a tool of the agent.
-            waiting += [inner for name in ("content", "output", "source") for inner in _inside(part.get(name))]
+            waiting += [part.get(name) for name in ("content", "output", "source")]
 
 
-def _inside(value: object) -> list[Any]:
-    return [value] if isinstance(value, dict) else _listed(value)
-
-
-def _references(wire: Wire, body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield the parts that name something the provider would fetch; a data URL is not such a reference."""
+def _references(wire: Wire, body: Mapping[str, Any], elided: Elided) -> Iterator[str]:
+    """Yield the fields that name something the provider would fetch; a data URL is not such a reference."""
     for part in _parts(wire, body):
-        kind = part.get("type")
-        if kind == "url" or (kind == "file" and "file_id" in part):
-            yield "source", ""
-        for name in ("image_url", "file", "video_url", "audio_url"):
-            inner = part.get(name)
-            urls = [inner.get("url"), inner.get("file_url")] if isinstance(inner, dict) else [inner]
-            yield from ((name, url) for url in urls if isinstance(url, str))
-            if isinstance(inner, dict) and inner.get("file_id"):
-                yield f"{name}.file_id", ""
-        for name in ("file_url", "file_id", "server_url"):
-            if part.get(name):
-                yield name, str(part[name])
+        source = part.get("source")
+        if part.get("type") == "url" or (isinstance(source, dict) and (source.get("url") or source.get("file_id"))):
+            yield "source"
+        for name, value in part.items():
+            if gemini.camel(name) in _MEDIUM_FIELDS[1:-1]:
+                held = [(name, value)]
+            elif gemini.camel(name) in _MEDIA_FIELDS:
+                held = list(_held(name, value))
+            else:
+                continue
+            yield from (place for place, text in held if text and _fetched(place, text, elided))
+
+
+def _held(name: str, value: object) -> Iterator[tuple[str, object]]:
+    """Yield the values within a medium with their places."""
+    for one in value if isinstance(value, list) else [value]:
+        if isinstance(one, dict):
+            yield from ((f"{name}.{key}", inner) for key, inner in one.items() if gemini.camel(key) in _MEDIUM_FIELDS)
+        else:
+            yield name, one
+
+
+def _fetched(place: str, value: object, elided: Elided) -> bool:
+    """Return whether a value is an address or the name of a stored file; base64 has no colon and no escape."""
+    head = elided.head(value).lower() if isinstance(value, str) else b":"
+    return not head.startswith(b"data:") and (place.lower().endswith(_REFERENCES) or b":" in head or b"\\u" in head)
 
 
 def _media(wire: Wire, body: Mapping[str, Any], elided: Elided) -> Iterator[int]:

@@ -302,3 +302,25 @@ def test_a_server_that_names_parts_without_end_is_over_a_limit(monkeypatch: pyte
         translator.feed(updated(id="prt_too_many", type="text", text=""))
     with pytest.raises(input_limits.OverLimit, match="100 characters"):
         opened().feed(updated(id="prt_9", messageID="msg_9", type="text", text="z" * 101))
+
+
+def test_what_nobody_reads_of_a_message_is_not_kept() -> None:
+    """No limit of the output bounds a user's text, or words about a message: of each 10 MB, next to nothing stays."""
+    translator, ids = opened(), iter(range(100))
+    named = {"id": "msg_u", "sessionID": "ses_1", "role": "user", "time": {}}
+    tracemalloc.start()
+    try:
+        translator.feed({"type": "message.updated", "properties": {"info": named}})
+        for ended in ({}, {"end": 2}) * 5:
+            part = {"id": f"prt_u{next(ids)}", "messageID": "msg_u", "type": "text", "time": ended}
+            assert translator.feed(updated(**part, text="z" * 1_000_000)) == []
+        for role, finish in (("assistant", "f" * 1_000_000), ("r" * 1_000_000, "")) * 5:
+            info = {**named, "id": f"msg_{next(ids)}", "role": role, "finish": finish}
+            translator.feed({"type": "message.updated", "properties": {"info": info}})
+        del info, part, role, finish
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
+    with pytest.raises(input_limits.OverLimit, match="id of 1000 characters"):
+        translator.feed(updated(id="prt_more", messageID="m" * 1000, type="text", text=""))

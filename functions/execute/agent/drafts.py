@@ -60,7 +60,7 @@ def question_waiting(request: Mapping[str, Any]) -> PendingRequest:
 
 def failure(error: Mapping[str, Any]) -> tuple[Reason, str]:
     """Return OpenCode's error object ({name, data}) as a reason and one readable line."""
-    name, data = str(error.get("name", "UnknownError")), error.get("data") or {}
+    name, data = str(error.get("name", "UnknownError"))[:100], error.get("data") or {}
     message = str(data.get("message") or name)
     message = message.splitlines()[0][:500] if message.strip() else name
     if name == "ProviderAuthError" or data.get("statusCode") in (401, 403):

@@ -97,6 +97,11 @@ class TextPart:
             self._published.append(new)
         return new
 
+    def drop(self) -> None:
+        """Forget the text."""
+        self._published, self._new, self.unpublished = _Pieces(), [], 0
+        self._lone_surrogate, self._final = "", None
+
     def text(self) -> str:
         """Return the whole text."""
         return self._final if self._final is not None else "".join((self._published.text(), *self._new))

@@ -30,6 +30,8 @@ from ocf.functions.execute.agent.tool_parts import ToolPart, feed_tool
 _SEEN_LIMIT = 20_000
 #: OpenCode's names for the ends of an incomplete answer (the AI SDK's finish reasons).
 _CUT, _WITHHELD = "length", "content-filter"
+#: Characters that are kept of a message's role and finish reason.
+_WORD = 64
 
 
 @dataclass
@@ -194,9 +196,9 @@ class Translator:
         key = info["id"]
         known = key in self._messages
         finished = bool((info.get("time") or {}).get("completed"))
-        summary, finish = info.get("summary") is True, str(info.get("finish") or "")
+        summary, finish = info.get("summary") is True, str(info.get("finish") or "")[:_WORD]
         self._check_limit(self._messages, key)
-        self._messages[key] = _Message(info["sessionID"], info["role"], summary, finished, finish)
+        self._messages[key] = _Message(info["sessionID"], str(info["role"])[:_WORD], summary, finished, finish)
         if info["sessionID"] == self.session and key not in self._before and info.get("error"):
             self._failed(info["error"])
         return [] if known else [draft for part in self._parts_of.get(key, ()) for draft in self._text_drafts(part)]
@@ -250,6 +252,7 @@ class Translator:
 
     def _opened(self, key: str, message: str, *, placed: bool = True) -> TextPart:
         self._check_limit(self._texts, key)
+        self._check_limit(self._parts_of, message)
         self._parts_of.setdefault(message, []).append(key)
         self._texts[key] = TextPart(message, placed=placed)
         return self._texts[key]
@@ -267,8 +270,10 @@ class Translator:
         if message is None or part.kind is None:
             return []  # waits for the event with its kind
         self._unpublished -= part.unpublished
-        new = part.take()
-        if message.role != "assistant" or not new:
+        if message.role != "assistant":
+            part.drop()  # it is not published, so no limit of the output bounds it
+            return []
+        if not (new := part.take()):
             return []
         kind = ChunkType.TEXT if part.kind == "text" and self._is_answer(message) else ChunkType.REASONING
         return [Draft(type=kind, data=new, detail={"part_id": key}, merge_key=key)]

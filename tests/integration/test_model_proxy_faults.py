@@ -381,15 +381,25 @@ async def test_the_token_budget_ends_the_execution(make: Make) -> None:
     assert len(rig.model.requests) == 2
 
 
-@pytest.mark.parametrize("limits", [Limits(max_total_tokens=50), Limits(max_cost_usd=0.00005)])
-async def test_a_call_that_runs_away_is_cut_in_the_middle(make: Make, limits: Limits) -> None:
-    """An answer that grows over the budget is not waited for."""
+@pytest.mark.parametrize(
+    ("limits", "prompt", "least", "most"),
+    [
+        (Limits(max_total_tokens=50), "hello", 16, 100),
+        (Limits(max_cost_usd=0.00005), "hello", 16, 100),
+        (Limits(max_total_tokens=10_500), "x" * 40_000, 400, 600),
+    ],
+    ids=["tokens", "cost", "prompt"],
+)
+async def test_a_call_that_runs_away_is_cut_in_the_middle(
+    make: Make, limits: Limits, prompt: str, least: int, most: int
+) -> None:
+    """An answer that grows over the budget is not waited for; its prompt counts while the provider reports nothing."""
     rig = await make(endless(0.001), limits=limits, prices=Prices(1, 1, 1, 1))
     with pytest.raises(httpx2.HTTPError):
-        await rig.ask()
+        await rig.ask(messages=[{"role": "user", "content": prompt}])
     assert rig.model_proxy.failure is not None
     assert rig.model_proxy.failure.reason is Reason.BUDGET_EXCEEDED
-    assert 50 <= rig.model_proxy.usage.output_tokens <= 120
+    assert least <= rig.model_proxy.usage.output_tokens <= most
     await asyncio.wait_for(rig.model.hung_up.wait(), 1)
 
 

@@ -173,7 +173,7 @@ class ModelCall:
         if meter.pieces - self._checked_pieces < STRIDE:
             return
         self._checked_pieces = meter.pieces
-        self._reservation.live = meter.usage()
+        self._reservation.live = meter.usage(self._reservation.estimate.input_tokens)
         if (limit := self._budget.passed_by_running()) is not None:
             raise ModelFailed(Reason.BUDGET_EXCEEDED, f"{limit} was reached in the middle of an answer")
 

@@ -19,7 +19,9 @@ from ocf.events.input_limits import OUTPUT, parse_json
 
 _WALL_SECONDS = 60.0
 _ASKED = "End with a last message that is only a JSON value, without any other word, by this JSON Schema:"
-_FENCED = re.compile(r"^```(?:json)?[ \t]*\n(.*?)\n```[ \t]*$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^```([^\n]*)\n?", re.MULTILINE)
+#: Characters at the end of a message in which its last fenced block begins.
+_FENCED_WITHIN = 1024 * 1024
 
 
 def with_schema(system_prompt: str | None, schema: Mapping[str, Any] | None) -> str | None:
@@ -32,13 +34,24 @@ def with_schema(system_prompt: str | None, schema: Mapping[str, Any] | None) -> 
 
 def json_in(text: str) -> object:
     """Parse a message, or else its last fenced block, as JSON; return None when neither is JSON."""
-    fenced = _FENCED.findall(text)
-    for candidate in (text, *fenced[-1:]):
+    for candidate in (text, _last_fenced(text[-_FENCED_WITHIN:])):
         try:
             return parse_json(candidate.encode("utf-8", "replace"), OUTPUT, "output")
         except InvalidEvent:
             continue
     return None
+
+
+def _last_fenced(text: str) -> str:
+    """Return the last fenced block of JSON or of no language; empty when there is none. Takes linear time."""
+    found, opened, json_or_none = "", -1, False
+    for fence in _FENCE.finditer(text):
+        language = fence[1].strip()
+        if opened >= 0 and not language:
+            found, opened = (text[opened : fence.start()] if json_or_none else found), -1
+        else:
+            opened, json_or_none = fence.end(), language in ("", "json")
+    return found
 
 
 async def check_output(value: object, schema: Mapping[str, Any]) -> tuple[object, str | None]:

@@ -78,7 +78,11 @@ class PartTable:
         known = self._by_raw.get(seen)
         if known is not None:
             return known
-        text = _dumped(json.loads(self._redactor.bytes(data)))
+        try:
+            value = json.loads(self._redactor.bytes(data))
+        except ValueError:  # a secret that is a number, or a part of one
+            value = self._redactor.value(json.loads(data, parse_int=self._number, parse_float=self._number))
+        text = _dumped(value)
         digest = hmac.digest(self._key, f"{kind}\0{self.normal(text)}".encode("utf-8", "surrogatepass"), "sha256").hex()
         part = self._by_hash.get((kind, digest))
         if part is None:
@@ -88,6 +92,9 @@ class PartTable:
             self._by_hash[kind, digest] = part
         self._by_raw[seen] = part
         return part
+
+    def _number(self, text: str) -> str | float:
+        return json.loads(text) if (redacted := self._redactor(text)) == text else redacted  # type: ignore[no-any-return]
 
     def digest(self, kind: str, data: bytes) -> str:
         """Return the hash of what is no part of a request: as a part's if it is JSON, else of its text."""

@@ -229,3 +229,13 @@ async def test_a_recording_must_be_the_one_that_its_manifest_names() -> None:
 def test_numbers_become_ranges() -> None:
     """Neighbours are one range."""
     assert ranges([0, 1, 2, 5, 7, 8]) == [(0, 2), (5, 5), (7, 8)]
+
+
+@pytest.mark.parametrize("number", ["8675309123", "-8675309123.5e3", "18675309123"])
+def test_a_secret_that_is_a_number_is_redacted_as_one(number: str) -> None:
+    """In a JSON number, or as a part of one, there is no place for the mask: a text takes its place."""
+    made = PartTable(KEY, Redactor(["8675309123"]))
+    (part,) = made.parts([RawPart("message", f'{{"id":{number},"n":7,"t":"8675309123"}}'.encode())]) or []
+    assert part.text is not None
+    assert "8675309123" not in part.text
+    assert json.loads(part.text)["n"] == 7

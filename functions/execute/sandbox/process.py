@@ -36,6 +36,8 @@ TREE_VARIABLE = "OCF_TREE"
 # A fork bomb's thousands of processes take this long to die on a busy machine; the supervisor gives up after 5 s
 # without progress.
 _ANSWER_SECONDS = 30.0
+# A supervisor starts within a second; on a machine that has nothing left within many. A frozen container never answers.
+_START_SECONDS = 120.0
 _ORPHAN_SECONDS = 2.0
 _ASK_SECONDS = 1.0
 
@@ -413,10 +415,16 @@ async def start_process(
     # The job goes over the link, not in argv: every process of the machine can read command lines.
     writer.write(json.dumps(job).encode() + b"\n")
     try:
-        answer = await reader.readline()
-    except BaseException:
-        # Cancelled while starting: the closed link ends the tree.
+        async with asyncio.timeout(_START_SECONDS):
+            answer = await reader.readline()
+    except BaseException as error:
+        # Cancelled while starting, or too late: the closed link ends the tree.
         writer.close()
+        if isinstance(error, TimeoutError):
+            supervisor.kill()
+            await supervisor.wait()
+            message = f"the agent's supervisor did not answer within {_START_SECONDS:g} s"
+            raise AgentNotReady(Reason.AGENT_ERROR, message) from None
         raise
     first: dict[str, Any] = json.loads(answer) if answer else {"event": "failed", "message": "its supervisor ended"}
     if first["event"] != "started":

@@ -555,3 +555,30 @@ async def test_agent_that_was_not_ready_completes_in_its_next_attempt(tmp_path: 
             await asyncio.wait_for(run.begin(), 5)
         await asyncio.wait_for(run.begin(), 5)
         assert [attempt.ended for attempt in (await run.record()).attempts] == ["not_ready", "completed"]
+
+
+async def test_a_released_attempt_leaves_its_usage(tmp_path: Path) -> None:
+    """The model call that was cut is in the record, although nothing was written while the attempt ran."""
+    async with scene(tmp_path) as run:
+        run.turn.usage = Usage(requests=1, input_tokens=70, output_tokens=7)
+        running = run.begin()
+        await run.begun()
+        await run.worker.stop()
+        with pytest.raises(Released):
+            await asyncio.wait_for(running, 5)
+        record = await run.record()
+        assert ([one.ended for one in record.attempts], record.usage) == (["released"], run.turn.usage)
+
+
+async def test_an_execution_does_not_run_on_unwatched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the watchdog itself breaks, the run ends and says so: no bound would hold any more."""
+
+    async def broken(*_: object) -> None:
+        raise KeyError("a path")
+
+    monkeypatch.setattr("ocf.functions.execute.attempt.watchdog.watch", broken)
+    async with scene(tmp_path) as run:
+        await asyncio.wait_for(run.begin(), 5)
+        record = await run.record()
+        assert (record.state, record.reason) == (State.FAILED, Reason.AGENT_ERROR)
+        assert record.message == "internal error of the worker (KeyError); see its log"

@@ -267,3 +267,21 @@ async def test_until_the_record_answers_nothing_is_sure() -> None:
 
 async def _unavailable(_: int) -> bool:
     raise Unavailable("away")
+
+
+async def test_a_lease_that_nobody_can_renew_any_more_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error nobody thought of ends the renewals; the worker learns that at once, and does not wait for ever."""
+    clock, bucket, one, _ = two()
+    await one.acquire(1)
+
+    async def broken(*_: object, **__: object) -> int:
+        raise KeyError("a record")
+
+    monkeypatch.setattr(bucket, "update", broken)
+    keeping = asyncio.create_task(one.keep_alive(1))
+    while not keeping.done():
+        await asyncio.sleep(0)
+        await clock.advance(RENEW_EVERY)
+    await keeping
+    assert one.lost.is_set()
+    assert not await one.wait_until_held()

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import datetime
+from typing import Any
 
 import structlog
 
@@ -214,8 +215,21 @@ class Runner:
             return Conflict("another worker has it")
         await self._publisher.finish(FLUSH_SECONDS)
 
-        await self._deps.records.change(*self._ids, lambda one: one.end_attempt(stop_reason.attempt_step, self._now))
+        def ended(record: Record) -> Record:
+            # With the model calls that were cut: `Progress` may have had no time to write them.
+            record = record.end_attempt(stop_reason.attempt_step, self._now)
+            return record if record.terminal else record.model_copy(update={"usage": self._agent_run.usage})
+
+        await self._deps.records.change(*self._ids, ended)
         return Released(stop_reason.message)
+
+    async def _watch(self, watching: Coroutine[Any, Any, None]) -> None:
+        """Watch the bounds. An unexpected error ends the execution: it must not run on without bounds."""
+        try:
+            await watching
+        except Exception as error:
+            kind = log_unexpected(error, self.ref)
+            self.stop_signal.decide(failed(Reason.AGENT_ERROR, f"internal error of the worker ({kind}); see its log"))
 
     async def _stop_when_lost(self) -> None:
         await self._lease.lost.wait()
@@ -265,7 +279,7 @@ class Runner:
             self._agent_run.exceeded_disk_limit,
         )
         background = [
-            asyncio.create_task(watching),
+            asyncio.create_task(self._watch(watching)),
             asyncio.create_task(self._progress.write_changes(lambda: self._publisher.last)),
             asyncio.create_task(self._progress.track_files(lambda: self._agent_run.prepared, self._emit_found)),
         ]

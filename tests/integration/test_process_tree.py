@@ -15,7 +15,14 @@ import psutil
 import pytest
 
 from ocf.functions.execute.sandbox import process_tree
-from ocf.functions.execute.sandbox.process import TREE_VARIABLE, AgentFailed, AgentProcess, ProcessSpec, start_process
+from ocf.functions.execute.sandbox.process import (
+    TREE_VARIABLE,
+    AgentFailed,
+    AgentNotReady,
+    AgentProcess,
+    ProcessSpec,
+    start_process,
+)
 from ocf.functions.execute.sandbox.supervisor import THREADS_PER_PROCESS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -306,6 +313,16 @@ async def test_start_failures_name_the_cause(tmp_path: Path) -> None:
     with pytest.raises(AgentFailed, match="No such file"):
         await start_process(missing)
     assert not [pid for pid in process_tree.sample(os.getpid()).pids if "supervisor" in command_line(pid)]
+
+
+async def test_a_supervisor_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A frozen container never answers; the start ends and may be tried again, and no supervisor stays."""
+    monkeypatch.setattr("ocf.functions.execute.sandbox.process._BOOT", "import time; time.sleep(600)")
+    monkeypatch.setattr("ocf.functions.execute.sandbox.process._START_SECONDS", 0.2)
+    before = set(process_tree.sample(os.getpid()).pids)
+    with pytest.raises(AgentNotReady, match=r"did not answer within 0\.2 s"):
+        await start_process(spec("pass"))
+    assert set(process_tree.sample(os.getpid()).pids) <= before
 
 
 async def test_early_end_shows_stderr(started: list[AgentProcess]) -> None:

@@ -567,7 +567,7 @@ async def test_a_released_attempt_leaves_its_usage(tmp_path: Path) -> None:
         with pytest.raises(Released):
             await asyncio.wait_for(running, 5)
         record = await run.record()
-        assert ([one.ended for one in record.attempts], record.usage) == (["released"], run.turn.usage)
+        assert ([one.ended for one in record.attempts], record.usage) == (["handed_on"], run.turn.usage)
 
 
 async def test_an_execution_does_not_run_on_unwatched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

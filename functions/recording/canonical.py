@@ -94,7 +94,7 @@ class PartTable:
         return part
 
     def _number(self, text: str) -> str | float:
-        return json.loads(text) if (redacted := self._redactor(text)) == text else redacted  # type: ignore[no-any-return]
+        return json.loads(text) if (redacted := self._redactor(text)) == text else redacted
 
     def digest(self, kind: str, data: bytes) -> str:
         """Return the hash of what is no part of a request: as a part's if it is JSON, else of its text."""

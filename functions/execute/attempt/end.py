@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -15,7 +16,7 @@ from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, NotYetKnown, OcfError, Retry
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import Outcome
-from ocf.events.lifecycle import EXECUTION, State, Step
+from ocf.events.lifecycle import EXECUTION, Reason, State, Step
 from ocf.events.output import ChunkType, Draft
 from ocf.events.refs import ExecutionRef
 from ocf.events.terminal_facts import PublishedResult
@@ -26,7 +27,7 @@ from ocf.functions.execute.attempt.command_listener import agent_status
 from ocf.functions.execute.attempt.lease import Lease
 from ocf.functions.execute.attempt.progress import Progress
 from ocf.functions.execute.attempt.publisher import Publisher
-from ocf.functions.execute.attempt.stop import StopReason
+from ocf.functions.execute.attempt.stop import StopReason, StopSignal, failed
 from ocf.functions.observability import tracing
 from ocf.functions.publishing.archived import ended, publish_archived
 from ocf.functions.publishing.branch import ResultRejected
@@ -240,3 +241,17 @@ def log_unexpected(error: Exception, ref: ExecutionRef) -> str:
     kind, where = type(error).__name__, traceback.format_tb(error.__traceback__, -_FRAMES)
     log.error("run failed unexpectedly", action="run.unforeseen", error=kind, where=where, **ref.log_fields)
     return kind
+
+
+def unexpected(error: Exception, ref: ExecutionRef) -> StopReason:
+    """Log an unexpected error and return the stop reason that follows from it."""
+    kind = log_unexpected(error, ref)
+    return failed(Reason.AGENT_ERROR, f"internal error of the worker ({kind}); see its log")
+
+
+async def ending_on_error(work: Coroutine[Any, Any, None], stop_signal: StopSignal, ref: ExecutionRef) -> None:
+    """Do `work`; an unexpected error ends the execution, which must not go on without it."""
+    try:
+        await work
+    except Exception as error:
+        stop_signal.decide(unexpected(error, ref))

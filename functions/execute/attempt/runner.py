@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
 
 import structlog
 
@@ -29,7 +28,7 @@ from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.attempt import outcome, watchdog
 from ocf.functions.execute.attempt.agent_run import AgentRun
 from ocf.functions.execute.attempt.command_listener import POLL_SECONDS, CommandHandler, CommandListener
-from ocf.functions.execute.attempt.end import FLUSH_SECONDS, AttemptEnd, end_archived, log_unexpected
+from ocf.functions.execute.attempt.end import FLUSH_SECONDS, AttemptEnd, end_archived, ending_on_error, unexpected
 from ocf.functions.execute.attempt.lease import Lease
 from ocf.functions.execute.attempt.progress import Progress
 from ocf.functions.execute.attempt.publisher import OutputLimit, Publisher, without_lone_surrogates
@@ -75,8 +74,7 @@ class Runner:
         self._listener = CommandListener(deps.bus, deps.clock, *self._ids, poll_every=poll_every)
         self._lease = Lease(deps.executions, deps.clock, *self._ids, worker=deps.worker, reclaim=self._reclaim)
         self._began: float | None = None
-        self._first_output_seen = False
-        self._processes_left = 0
+        self._first_output_seen, self._processes_left = False, 0
         self._commands = CommandHandler(
             self._agent_run, self.stop_signal, self._publisher, self._progress, self._activity, deps.clock
         )
@@ -216,20 +214,11 @@ class Runner:
         await self._publisher.finish(FLUSH_SECONDS)
 
         def ended(record: Record) -> Record:
-            # With the model calls that were cut: `Progress` may have had no time to write them.
-            record = record.end_attempt(stop_reason.attempt_step, self._now)
-            return record if record.terminal else record.model_copy(update={"usage": self._agent_run.usage})
+            changes = {} if record.terminal else {"usage": self._agent_run.usage}  # with the calls that were cut
+            return record.end_attempt(stop_reason.attempt_step, self._now).model_copy(update=changes)
 
         await self._deps.records.change(*self._ids, ended)
         return Released(stop_reason.message)
-
-    async def _watch(self, watching: Coroutine[Any, Any, None]) -> None:
-        """Watch the bounds. An unexpected error ends the execution: it must not run on without bounds."""
-        try:
-            await watching
-        except Exception as error:
-            kind = log_unexpected(error, self.ref)
-            self.stop_signal.decide(failed(Reason.AGENT_ERROR, f"internal error of the worker ({kind}); see its log"))
 
     async def _stop_when_lost(self) -> None:
         await self._lease.lost.wait()
@@ -279,11 +268,11 @@ class Runner:
             self._agent_run.exceeded_disk_limit,
         )
         background = [
-            asyncio.create_task(self._watch(watching)),
+            asyncio.create_task(ending_on_error(watching, self.stop_signal, self.ref)),
             asyncio.create_task(self._progress.write_changes(lambda: self._publisher.last)),
             asyncio.create_task(self._progress.track_files(lambda: self._agent_run.prepared, self._emit_found)),
+            asyncio.create_task(self._deps.results.try_status(self.task, State.RUNNING)),
         ]
-        background += [asyncio.create_task(self._deps.results.try_status(self.task, State.RUNNING))]
         working = asyncio.create_task(self._agent_run.run(self._emit, record.usage))
         deciding = asyncio.create_task(self.stop_signal.wait())
         try:
@@ -323,8 +312,7 @@ class Runner:
             return failed(Reason.AGENT_ERROR, f"{error.strerror or type(error).__name__} ({error.filename or ''})")
         except Exception as error:
             # A bug of ours, triggered by this execution's input. Every attempt would trigger it again.
-            kind = log_unexpected(error, self.ref)
-            return failed(Reason.AGENT_ERROR, f"internal error of the worker ({kind}); see its log")
+            return unexpected(error, self.ref)
         return StopReason(Step.COMPLETE)
 
     async def _emit(self, draft: Draft) -> None:

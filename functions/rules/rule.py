@@ -23,6 +23,8 @@ _TEMPLATES = re.compile(
     r"|result\.(branch|base|commit_message|pull_request\.(title|body))"
 )
 _MARKED = ("prompt", "code", "context")
+#: Of all templates of a task together.
+_MAX_BYTES, _MAX_EXPRESSIONS = 400_000, 400
 _LITERAL_HOST = re.compile(r"(https?|ssh)://[^/{}]+/")
 
 
@@ -101,14 +103,24 @@ def compile_texts(task: Mapping[str, Any]) -> dict[str, Text]:
     """Return the compiled templates of a task by the path of their field.
 
     Raises:
-        InvalidRule: A template is not in the allowed subset.
+        InvalidRule: A template is not in the allowed subset, or together they are too long or too many.
     """
     found: dict[str, Text] = {}
     errors: list[FieldError] = []
+    size = expressions = 0
 
     def compiled(path: str, text: str) -> str:
+        nonlocal size, expressions
+        size += len(text.encode(errors="replace"))
+        if size > _MAX_BYTES or expressions > _MAX_EXPRESSIONS:
+            message = (
+                f"the task's templates have more than {_MAX_BYTES} bytes or {_MAX_EXPRESSIONS} expressions and ifs"
+            )
+            errors.append(FieldError(field=f"task.{path}", message=message))
+            return text
         try:
             found[path] = Text(text, marked=path in _MARKED)
+            expressions += found[path].expressions
         except InvalidTemplate as error:
             errors.append(FieldError(field=f"task.{path}", message=str(error)))
         return text

@@ -6,18 +6,26 @@ Values of the event are foreign text: in a prompt each is marked with a random w
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from typing import Any
 
 from jinja2 import ChainableUndefined, Environment, TemplateError, nodes, pass_context
 from jinja2.runtime import Context
 
 from ocf.events import foreign_text
+from ocf.functions.rules.condition import EVENT_SECONDS, TOO_LONG
 
 MAX_TEMPLATE = 100_000
 MAX_RESULT = 400_000
+#: Filters of one expression.
 MAX_FILTERS = 4
+#: Of one text: words and signs within braces; expressions and ifs; levels of nesting; filters.
+_TOKENS, _EXPRESSIONS, _DEPTH, _FILTER_COUNT = 4_000, 200, 32, 50
 _FILTERS = ("default", "first", "last", "length", "lower", "tojson", "trim", "truncate", "upper")
 _NODES = (
     *(nodes.Template, nodes.Output, nodes.TemplateData, nodes.Const, nodes.Name, nodes.Getattr, nodes.Getitem),
@@ -41,6 +49,15 @@ class _Missing(ChainableUndefined):
         raise TemplateFailed(f"the event has no {self._undefined_name}")
 
 
+#: Processor time of this thread at which a render ends.
+_deadline: ContextVar[float] = ContextVar("deadline", default=float("inf"))
+
+
+def _check_time() -> None:
+    if time.thread_time() > _deadline.get():
+        raise TemplateFailed(TOO_LONG)
+
+
 class _Fields(Environment):
     """Looks names up in JSON values only, so that no attribute of a Python object is reachable."""
 
@@ -50,6 +67,7 @@ class _Fields(Environment):
 
     def getitem(self, obj: Any, argument: Any) -> Any:  # noqa: ANN401 - any JSON value
         """Return a member of an object or an item of a list."""
+        _check_time()
         if isinstance(obj, dict | list):
             try:
                 return obj[argument]
@@ -67,9 +85,18 @@ def _final(context: Context, value: Any) -> Any:  # noqa: ANN401 - any JSON valu
     return f"<{mark}>{value}</{mark}>" if mark else value
 
 
+def _in_time(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)  # also Jinja's mark, which says what it passes
+    def call(*given: Any, **named: Any) -> Any:  # noqa: ANN401 - of every filter
+        _check_time()
+        return function(*given, **named)
+
+    return call
+
+
 _ENVIRONMENT = _Fields(undefined=_Missing, finalize=_final, autoescape=False, keep_trailing_newline=True)
 _ENVIRONMENT.globals.clear()
-_ENVIRONMENT.filters = {name: _ENVIRONMENT.filters[name] for name in _FILTERS}
+_ENVIRONMENT.filters = {name: _in_time(_ENVIRONMENT.filters[name]) for name in _FILTERS}
 _ENVIRONMENT.policies["json.dumps_kwargs"] = {"ensure_ascii": False}
 
 
@@ -93,24 +120,27 @@ class Text:
         if len(text) > MAX_TEMPLATE:
             raise InvalidTemplate(f"{len(text)} characters; at most {MAX_TEMPLATE}")
         try:
+            _check_tokens(text)
             tree = _ENVIRONMENT.parse(text)
-            _check(tree)
+            #: Number of its expressions and ifs, by which its compilation takes time.
+            self.expressions = _check(tree)
             self._template = _ENVIRONMENT.from_string(text)
-        except (TemplateError, RecursionError) as error:
+        except (TemplateError, RecursionError, SyntaxError, MemoryError) as error:
             raise InvalidTemplate(f"is not a template: {str(error)[:300]}") from None
         parts = (part for output in tree.find_all(nodes.Output) for part in output.nodes)
         #: The text with `x` in place of each expression, for the checks of its field.
         self.example = "".join(part.data if isinstance(part, nodes.TemplateData) else "x" for part in parts)
         self._marked = marked
 
-    def render(self, event: Mapping[str, Any]) -> str:
-        """Return the text for one event.
+    def render(self, event: Mapping[str, Any], seconds: float = EVENT_SECONDS) -> str:
+        """Return the text for one event, in at most `seconds` of processor time and those of one filter.
 
         Raises:
-            TemplateFailed: The event lacks a field, or the result is too long.
+            TemplateFailed: The event lacks a field, the result is too long, or it takes too long.
         """
         mark = foreign_text.new_mark() if self._marked else ""
         pieces, size = [foreign_text.notice(mark)] if mark else [], 0
+        token = _deadline.set(time.thread_time() + seconds)
         try:
             for piece in self._template.generate(event=event, mark=mark):
                 size += len(piece)
@@ -121,11 +151,30 @@ class Text:
             raise
         except Exception as error:  # a filter raises builtins for a value of another type
             raise TemplateFailed(str(error)[:300] or type(error).__name__) from None
+        finally:
+            _deadline.reset(token)
         return "".join(pieces)
 
 
-def _check(tree: nodes.Template) -> None:
-    for node in (tree, *tree.find_all(nodes.Node)):
+def _check_tokens(text: str) -> None:
+    """Raise InvalidTemplate for a text whose parse would take long."""
+    found = (kind for _, kind, _ in _ENVIRONMENT.lexer.tokeniter(text, None) if kind not in ("data", "whitespace"))
+    if next(itertools.islice(found, _TOKENS, None), None) is not None:
+        raise InvalidTemplate(f"has more than {_TOKENS} words and signs within braces; shorten its expressions")
+
+
+def _check(tree: nodes.Template) -> int:
+    """Return the number of expressions and ifs. Raises InvalidTemplate."""
+    _check_depth(tree)
+    found = [tree, *tree.find_all(nodes.Node)]
+    outputs = (one for output in found if isinstance(output, nodes.Output) for one in output.nodes)
+    expressions = sum(not isinstance(one, nodes.TemplateData) for one in outputs)
+    expressions += sum(isinstance(one, nodes.If | nodes.CondExpr) for one in found)
+    if expressions > _EXPRESSIONS:
+        raise InvalidTemplate(f"has {expressions} expressions and ifs; at most {_EXPRESSIONS}")
+    if (filters := sum(isinstance(one, nodes.Filter) for one in found)) > _FILTER_COUNT:
+        raise InvalidTemplate(f"has {filters} filters; at most {_FILTER_COUNT}")
+    for node in found:
         if not isinstance(node, _NODES):
             raise InvalidTemplate(f"has {type(node).__name__.lower()} in line {node.lineno}; allowed are fields and if")
         if isinstance(node, nodes.Name) and node.name != "event":
@@ -135,3 +184,13 @@ def _check(tree: nodes.Template) -> None:
                 raise InvalidTemplate(f"uses the filter {node.name}; allowed are {', '.join(_FILTERS)}")
             if sum(1 for _ in node.find_all(nodes.Filter)) >= MAX_FILTERS:
                 raise InvalidTemplate(f"has more than {MAX_FILTERS} filters in one expression")
+    return expressions
+
+
+def _check_depth(tree: nodes.Template) -> None:
+    level: list[nodes.Node] = [tree]
+    for _ in range(_DEPTH):
+        level = [child for node in level for child in node.iter_child_nodes()]
+        if not level:
+            return
+    raise InvalidTemplate(f"is nested deeper than {_DEPTH} levels in line {level[0].lineno}")

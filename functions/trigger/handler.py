@@ -65,6 +65,7 @@ async def trigger(
     failures: list[str] = []
     waiting: Retry | None = None
     for rule in await rulebook.rules(parsed.project):
+        await seen.pause()
         try:
             if rule.mismatch(seen) is None:
                 await _start(rule, event, seen, parts, rule.submit)

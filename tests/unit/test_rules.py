@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 import uuid
@@ -94,6 +95,38 @@ def test_a_condition_on_a_small_field_does_not_pay_for_a_large_event() -> None:
     assert time.process_time() - began < 0.2
 
 
+def test_many_conditions_on_a_whole_payload_share_its_conversion() -> None:
+    """Each reads another field besides it. Those beyond the time of the event fail and say so."""
+    large = EventView({**EVENT, "data": [{} for _ in range(20_000)]})
+    conditions = [Condition(f"event.data == event.x{number}") for number in range(100)]
+    began = time.process_time()
+    assert not any(one.holds(large) for one in conditions)
+    assert time.process_time() - began < 0.5  # without: 2.2 s
+    large.seconds = 0
+    with pytest.raises(ConditionFailed, match=r"took too long: .* 0.5 s"):
+        conditions[0].holds(large)
+
+
+async def test_rules_of_a_project_cannot_take_the_process_with_one_event() -> None:
+    """A hundred conditions that compare the largest payload again and again; also their texts have no more time."""
+    book = RuleBook(MemoryBucket(ManualClock()))
+    where = "&&".join(["event.data == event.data"] * 70)
+    for number in range(100):
+        await book.put(a_rule(name=f"r{number}", on={"type": "com.*", "where": where}), "p")
+    event = view(an_event([{} for _ in range(24_000)]))
+    began, failed = time.process_time(), 0
+    for rule in await book.rules("p"):
+        await event.pause()
+        try:
+            assert rule.mismatch(event) is None
+        except RuleFailed as error:
+            failed += "on.where: took too long" in str(error)
+    assert failed > 80
+    assert time.process_time() - began < 5  # without: 17 s
+    with pytest.raises(RuleFailed, match=r"rule fix: task.prompt: took too long"):
+        CompiledRule(a_rule(task={"prompt": "{{ event.id }}"}), "p").submit(event, execution_id("p", "fix", an_event()))
+
+
 @pytest.mark.parametrize(
     ("template", "text"),
     [
@@ -129,12 +162,21 @@ def test_a_text_is_filled_from_the_event(template: str, text: str) -> None:
         "{{ event",
         "{{ " + "(" * 5_000 + "1" + ")" * 5_000 + " }}",
         "x" * 200_000 + "{{ event.id }}",
+        "{{event.a}}" * 1_000,
+        "{{ " + "not " * 150 + "event.a }}",
+        "{% if event.a %}" * 110 + "{% endif %}" * 110,
+        "{{ event.a" + ".b" * 40 + " }}",
+        "{% if event.a %}x" + "{% elif event.a %}x" * 300 + "{% endif %}",
+        "{{ event.a | lower }}" * 60,
+        "{{ event" + "[event.a]" * 20_000 + " }}",
     ],
 )
 def test_a_text_that_could_take_time_or_memory_is_refused(template: str) -> None:
-    """There are no loops, calls, assignments, arithmetic, and no filter that lengthens."""
+    """There are no loops, calls, assignments, arithmetic, no filter that lengthens, and not too much of anything."""
+    began = time.process_time()
     with pytest.raises(InvalidTemplate):
         Text(template, marked=False)
+    assert time.process_time() - began < 0.4
 
 
 @pytest.mark.parametrize("template", ["{{ event.__class__ }}", "{{ ''.__class__.__mro__ }}", "{{ event.data.nope }}"])
@@ -146,7 +188,7 @@ def test_a_text_reaches_nothing_but_the_event(template: str) -> None:
 
 def test_the_result_of_a_text_is_bounded() -> None:
     """Many copies of a long field end at the limit."""
-    text = Text("{{ event.data.body }}" * 3_000, marked=False)
+    text = Text("{{ event.data.body }}" * 100, marked=False)
     with pytest.raises(TemplateFailed, match="longer than"):
         text.render({**EVENT, "data": {"body": "x" * 100_000}})
 
@@ -274,6 +316,33 @@ def test_the_longest_text_is_rendered_in_bounded_time() -> None:
         text.render({**EVENT, "data": {"body": '"\\' * 380_000}})
     assert time.process_time() - began < 1
     assert texts.MAX_RESULT < 1_000_000
+
+
+def test_a_text_has_the_time_that_it_is_given() -> None:
+    """Also within one expression, between its filters."""
+    text = Text("{% if event.data | tojson | length %}{% endif %}" * 20, marked=False)
+    with pytest.raises(TemplateFailed, match="took too long"):
+        text.render({**EVENT, "data": [{"k": "<"}] * 20_000}, 0.005)
+
+
+def test_the_templates_of_a_task_are_bounded_together() -> None:
+    """Each of them could be within its limits."""
+    labels = {f"l{number}": "{{ event.a }}" * 100 for number in range(10)}
+    for task in ({"labels": labels}, {"labels": dict.fromkeys(labels, "x" * 90000 + "{{ event.a }}")}):
+        with pytest.raises(InvalidRule, match=r"task.labels.l[45]: the task's templates have more than"):
+            compile_texts(task)
+
+
+async def test_a_change_compiles_only_the_rules_that_changed() -> None:
+    """The others stay as they are, and everybody else may run in between; two who ask get the same."""
+    book = RuleBook(MemoryBucket(ManualClock()))
+    for name in ("a", "b", "c"):
+        await book.put(a_rule(name=name), "p")
+    first, same = await asyncio.gather(book.rules("p"), book.rules("p"))
+    assert first is same
+    await book.put(a_rule(name="b", task={"prompt": "other"}), "p")
+    second = await book.rules("p")
+    assert [one is other for one, other in zip(first, second, strict=True)] == [True, False, True]
 
 
 @pytest.mark.parametrize(

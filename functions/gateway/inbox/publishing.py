@@ -54,6 +54,7 @@ async def publish(gateway: Gateway, project: str, source: str, events: Sequence[
         await gateway.deps.bus.publish(subjects.inbox(project, source), event.data, event.headers())
         started = []
         for rule in rules:
+            await seen.pause()
             try:
                 if rule.mismatch(seen) is None:
                     started.append(execution_id(project, rule.rule.name, event))

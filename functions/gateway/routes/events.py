@@ -158,6 +158,7 @@ async def _explained(gateway: Gateway, project: str, headers: Any, data: bytes) 
         return {"id": "", "problem": str(error), "rules": []}
     decisions = []
     for rule in await gateway.rulebook.rules(project):
+        await seen.pause()
         decision: dict[str, Any] = {"rule": rule.rule.name}
         try:
             decision["mismatch"] = rule.mismatch(seen)

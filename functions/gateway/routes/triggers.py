@@ -119,6 +119,7 @@ async def test(request: Request, gateway: Gw, caller: Caller, name: Name, projec
         if mismatch is None:
             made = found.submit(seen, execution_id(found.project, name, event))
             submits.append(made.model_dump(mode="json", by_alias=True, exclude_defaults=True))
+        await seen.pause()
     return {"submits": submits, "mismatch": mismatch}
 
 

@@ -30,12 +30,17 @@ class EventRef(ForwardCompatible):
 
 
 class RuleState(ForwardCompatible):
-    """`active` has the executions that count against `max_concurrent`, `refused` the latest events held back."""
+    """`active` has the executions that count against `max_concurrent`, `refused` the latest events held back.
+
+    Starts are compared by execution, which stands for rule, source and id: another source may repeat an id.
+    """
 
     matched: int = 0
     seen: str | None = Field(None, description="planned time of the last tick of a schedule, started or not")
     last_event: EventRef | None = None
+    last_execution: str | None = Field(None, description="that of `last_event`")
     refused: list[EventRef] = Field(default_factory=list)
+    refused_executions: list[str] = Field(default_factory=list, description="those that `refused` did not start")
     active: list[str] = Field(default_factory=list)
 
 
@@ -57,15 +62,18 @@ class TooMany(Exception):
 
 def _started(state: RuleState, event: EventRef, execution: str, limits: Limits) -> RuleState | None:
     """Return the state after a start; None if the start is in it. Raises CoolsDown or TooMany."""
-    last = state.last_event
-    if execution in state.active or (last is not None and last.id == event.id):
+    last, again = state.last_event, state.last_execution == execution
+    if execution in state.active or (again and not limits.concurrent):
         return None
-    if last is not None and event.time < last.time + timedelta(seconds=limits.cooldown_seconds):
+    if last is not None and not again and event.time < last.time + timedelta(seconds=limits.cooldown_seconds):
         raise CoolsDown
     if 0 < limits.concurrent <= len(state.active):
         raise TooMany
     active = [*state.active, execution] if limits.concurrent else []
-    return state.model_copy(update={"matched": state.matched + 1, "last_event": event, "active": active})
+    if again:  # its slot was taken back
+        return state.model_copy(update={"active": active})
+    latest = {"last_event": event, "last_execution": execution}
+    return state.model_copy(update={"matched": state.matched + 1, "active": active, **latest})
 
 
 class RuleStates:
@@ -92,13 +100,15 @@ class RuleStates:
         """Raise what `start` would raise, and record nothing."""
         _started(await self.read(name), event, execution, limits)
 
-    async def refuse(self, name: str, event: EventRef) -> None:
-        """Record an event that was held back."""
+    async def refuse(self, name: str, event: EventRef, execution: str) -> None:
+        """Record an event that was held back, once for its execution."""
 
         def refused(state: RuleState) -> RuleState | None:
-            if any(one.id == event.id for one in state.refused):
+            if execution in state.refused_executions:
                 return None
-            return state.model_copy(update={"refused": [*state.refused, event][-_REFUSALS:]})
+            events = [*state.refused, event][-_REFUSALS:]
+            executions = [*state.refused_executions, execution][-_REFUSALS:]
+            return state.model_copy(update={"refused": events, "refused_executions": executions})
 
         await self._change(name, refused)
 
@@ -107,7 +117,7 @@ class RuleStates:
         await self._change(name, lambda state: None if state.seen == seen else state.model_copy(update={"seen": seen}))
 
     async def forget(self, name: str, executions: set[str]) -> None:
-        """Remove executions that have ended."""
+        """Remove executions that have ended, or never began."""
 
         def without(state: RuleState) -> RuleState | None:
             left = [one for one in state.active if one not in executions]

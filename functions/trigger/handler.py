@@ -13,14 +13,14 @@ from ocf.events import subjects
 from ocf.events.command_payloads import Submit
 from ocf.events.command_publisher import NATS_SCHEDULER, NATS_SUBJECT
 from ocf.events.envelope import Event
-from ocf.events.errors import InvalidEvent, Retry
-from ocf.events.ports import Bucket, Bus, Clock
+from ocf.events.errors import DeadLetter, InvalidEvent, Retry
+from ocf.events.ports import Bucket, Bus, Clock, ObjectStore
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.database.store import History
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.rules.condition import EventView
-from ocf.functions.rules.rule_state import EventRef, RuleStates
+from ocf.functions.rules.rule_state import ALL_RULES, EventRef, RuleStates
 from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, execution_id, view
 from ocf.functions.rules.submits import publish_submit, was_submitted
 from ocf.functions.settings.settings import Settings
@@ -34,6 +34,7 @@ async def trigger(
     event: Event,
     *,
     bus: Bus,
+    store: ObjectStore,
     triggers: Bucket,
     rulebook: RuleBook,
     records: Records,
@@ -57,11 +58,11 @@ async def trigger(
     if parsed.kind != "in":
         raise InvalidEvent("natssubject: the event did not arrive on ocf.in.<project>.<source>")
     if event.extensions.get(NATS_SCHEDULER):
-        await Ticks(bus, triggers, records, clock).handle(event, parsed.project)
+        await Ticks(bus, triggers, records, store, clock).handle(event, parsed.project)
         return
     seen = view(event)
     follow_ups = FollowUps(bus, triggers, session_records, clock)
-    parts = _Parts(bus, triggers, records, follow_ups, credentials, open_history, settings, clock)
+    parts = _Parts(bus, store, triggers, records, follow_ups, credentials, open_history, settings, clock)
     failures: list[str] = []
     waiting: Retry | None = None
     for rule in await rulebook.rules(parsed.project):
@@ -73,6 +74,8 @@ async def trigger(
                 await _start(rule, event, seen, parts, rule.turn)
         except RuleFailed as error:
             failures.append(str(error))
+        except DeadLetter as error:
+            failures.append(f"rule {rule.rule.name}: {error}")
         except Retry as error:
             waiting = error
     if waiting is not None:
@@ -86,6 +89,7 @@ class _Parts:
     """The dependencies of a start."""
 
     bus: Bus
+    store: ObjectStore
     triggers: Bucket
     records: Records
     follow_ups: FollowUps
@@ -119,8 +123,13 @@ async def _start(
             now=now,
         )
     if reason is not None:
-        await states.refuse(name, EventRef(id=event.id, time=now, reason=reason))
+        await states.refuse(name, EventRef(id=event.id, time=now, reason=reason), execution)
         return
-    if rule.rule.follow_up:
-        submit = await parts.follow_ups.in_session(rule, submit, seen, event)
-    await publish_submit(parts.bus, submit, event, parts.clock)
+    try:
+        if rule.rule.follow_up:
+            submit = await parts.follow_ups.in_session(rule, submit, seen, event)
+        await publish_submit(parts.bus, parts.store, submit, event, parts.clock)
+    except DeadLetter:  # no execution will end, and so free its slot
+        for one in (name, ALL_RULES):
+            await states.forget(one, {execution})
+        raise

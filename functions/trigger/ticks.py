@@ -9,8 +9,8 @@ from datetime import datetime
 from ocf.events import subjects
 from ocf.events.command_publisher import NATS_SCHEDULER, NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.envelope import Event
-from ocf.events.errors import Drop, NotItsTurn
-from ocf.events.ports import Bucket, Bus, Clock
+from ocf.events.errors import DeadLetter, Drop, NotItsTurn
+from ocf.events.ports import Bucket, Bus, Clock, ObjectStore
 from ocf.functions.core.execution_store import Records
 from ocf.functions.rules.cron import Cron
 from ocf.functions.rules.rule import On, Rule
@@ -30,6 +30,7 @@ class Ticks:
     bus: Bus
     triggers: Bucket
     records: Records
+    store: ObjectStore
     clock: Clock
 
     async def handle(self, event: Event, project: str) -> None:
@@ -58,7 +59,7 @@ class Ticks:
         running = [one for one in await forget_ended(states, state_of, self.records, self.bus, now) if one != execution]
         if running and schedule.overlap == "skip":
             reason = f"overlap: {running[0]} has not ended"
-            await states.refuse(state_of, EventRef(id=planned, time=now, reason=reason))
+            await states.refuse(state_of, EventRef(id=planned, time=now, reason=reason), execution)
             return
         if running and schedule.overlap == "queue":
             raise NotItsTurn(f"schedule {name}: {running[0]} has not ended")
@@ -67,7 +68,11 @@ class Ticks:
         for earlier in running:
             why = f"schedule {name} started its next execution"
             await publish_cancel(self.bus, project, earlier, why, tick, self.clock)
-        await publish_submit(self.bus, submit, tick, self.clock)
+        try:
+            await publish_submit(self.bus, self.store, submit, tick, self.clock)
+        except DeadLetter:
+            await states.forget(state_of, {execution})
+            raise
 
     async def _fired(self, event: Event) -> datetime:
         """Return when the tick was stored, by the server's clock; a delivery may be much later."""
@@ -82,7 +87,8 @@ class Ticks:
         missed = cron.missed(last, planned) if last is not None and last < planned else 0
         if missed:
             reason = f"missed: {missed} ticks after {last} did not fire"
-            await states.refuse(name, EventRef(id=f"missed {last}", time=self.clock.now(), reason=reason))
+            which = f"missed {last}"
+            await states.refuse(name, EventRef(id=which, time=self.clock.now(), reason=reason), which)
         await states.note(name, planned)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,17 +11,19 @@ import pytest
 from ocf.events import subjects
 from ocf.events.command_publisher import NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.envelope import Event, decode
-from ocf.events.errors import InvalidEvent, NotItsTurn
+from ocf.events.errors import InvalidEvent, NotItsTurn, TooLarge
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.output import Usage
+from ocf.events.sealing import Keyring, generate_key
+from ocf.functions.forges.credentials import Credential
 from ocf.functions.rules.rule import Rule
-from ocf.functions.rules.rule_state import RuleStates
+from ocf.functions.rules.rule_state import ALL_RULES, RuleStates
 from ocf.functions.rules.rulebook import CompiledRule, RuleFailed, view
 from tests.support.clock import ManualClock
 from tests.support.gateway import ID
 from tests.support.handlers import session, submit, trigger
-from tests.support.parts import PROJECT, Bench, bench
+from tests.support.parts import PROJECT, Bench, bench, instead
 
 
 def foreign(number: int = 1, source: str = "events", **data: Any) -> Event:
@@ -77,6 +80,65 @@ async def test_a_bad_rule_is_a_dead_letter_that_names_rule_and_field_and_stops_n
     assert "rule a-bad: on.where: No such overload" in str(failed.value)
     assert "rule b-bad: task.prompt: the event has no nope" in str(failed.value)
     assert [one["labels"]["trigger"] for one in await submits(b)] == ["good"]
+
+
+async def test_a_rule_whose_submit_is_too_large_stops_no_other_and_keeps_no_slot() -> None:
+    """Neither its own nor the project's. What fits a command goes through the object store."""
+    b = bench(TRIGGER_MAX_CONCURRENT="default=5")
+    large = {"prompt": "{{ event.data.body }}", "context": "{{ event.data.body }}"}
+    await rule(b, "a-large", max_concurrent=1, task=large)
+    await rule(b, "b-refused", max_concurrent=1)
+    await rule(b, "c-good")
+
+    async def publish(subject: str, data: bytes, *given: Any, **named: Any) -> int:
+        if b'"b-refused"' in data:
+            raise TooLarge("as the test wishes")
+        return await b.bus.publish(subject, data, *given, **named)
+
+    data = json.dumps({"title": "a", "body": "\u4e8b" * 200_000}, ensure_ascii=False).encode()
+    event = replace(foreign(), data=data)
+    with pytest.raises(RuleFailed, match=r"^rule b-refused: as the test wishes$"):
+        await trigger(b.having(bus=instead(b.bus, publish=publish)).deps, event)
+    stored = [one async for one in b.bus.history(subjects.COMMANDS, f"ocf.cmd.submit.{PROJECT}.*")]
+    (first, second) = [decode(one.headers, one.data).with_extensions(natssubject=one.subject) for one in stored]
+    assert json.loads(second.data)["labels"]["trigger"] == "c-good"
+    await submit(b.deps, first)
+    record = await b.deps.records.require(PROJECT, str(first.subject))
+    assert record.state is State.PENDING
+    states = RuleStates(b.deps.triggers, PROJECT)
+    assert (await states.read("a-large")).active == [first.subject]
+    assert (await states.read("b-refused")).active == []
+    assert sorted((await states.read(ALL_RULES)).active) == sorted(str(one.subject) for one in (first, second))
+
+
+async def test_a_credential_that_cannot_be_opened_stops_only_its_rule() -> None:
+    """The process has no key."""
+    b = bench()
+    sealed = Keyring(generate_key()).seal("token-1", PROJECT)
+    given = {"name": "bot", "project_id": PROJECT, "forge": "gitea", "created_at": b.deps.clock.now(), "token": sealed}
+    await b.deps.credentials.put(Credential.model_validate({**given, "api_url": "https://x/api/v1"}))
+    on = {"type": "com.gitea.*", "actors": {"credential": "bot"}}
+    await rule(b, "a-sealed", on=on)
+    await rule(b, "good", on={"type": "com.gitea.*", "actors": {"permission": "any"}}, task={"prompt": "go"})
+    with pytest.raises(RuleFailed, match=r"rule a-sealed: .*sealed"):
+        await trigger(b.deps, comment(1, 7, "go", repository={"full_name": "a/b", "clone_url": "https://x/a/b.git"}))
+    assert [one["labels"]["trigger"] for one in await submits(b)] == ["good"]
+
+
+async def test_limits_are_not_evaded_by_another_source_with_the_same_id() -> None:
+    """Two sources may give two events one id. What is held back is recorded for each."""
+    b = bench()
+    await rule(b, max_concurrent=1)
+    await trigger(b.deps, foreign(1))
+    other = replace(foreign(1), source="/another")
+    with pytest.raises(NotItsTurn):
+        await trigger(b.deps, other)
+    await rule(b, "cooled", cooldown_seconds=60)
+    for event in (foreign(2), other, replace(other, source="/third")):
+        with pytest.raises(NotItsTurn, match="rule fix"):
+            await trigger(b.deps, event)
+    assert len(await submits(b)) == 2
+    assert len((await RuleStates(b.deps.triggers, PROJECT).read("cooled")).refused) == 2
 
 
 async def test_an_event_that_is_too_deep_starts_nothing() -> None:

@@ -141,7 +141,7 @@ class GitHub:
         """Return who added which label since then."""
         found = (await self._api.listed(f"{issue}/{self._history}", {"since": seconds(since)})).items
         added = [one for one in found if self._adds(one) and at(one["created_at"]) >= since]
-        return [(one.get("actor") or one["user"], one["label"], at(one["created_at"])) for one in added]
+        return [(one.get("actor") or one.get("user") or {}, one["label"], at(one["created_at"])) for one in added]
 
     def _adds(self, entry: Object) -> bool:
         return entry.get("event") == "labeled"

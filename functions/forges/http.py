@@ -13,14 +13,17 @@ from typing import Any
 import httpx2
 
 from ocf.events.errors import DeadLetter, InvalidEvent, Unavailable
-from ocf.events.input_limits import KIB, MIB, JsonLimit, parse_json, shorten
+from ocf.events.input_limits import KIB, MIB, JsonLimit, OverLimit, parse_json, shorten
 from ocf.functions.core.checked_network import CheckedNetwork, connected_through, refuse_forbidden
 
 ANSWER = JsonLimit(bytes=8 * MIB, depth=32, values=400_000)
 _ERROR = JsonLimit(bytes=64 * KIB, depth=8, values=2_000)
 _SECONDS = 30.0
-_PAGE = 100
-_PAGES = 10
+#: Items of a page; smaller ones where the answer is too large. Each is a multiple of the next.
+_SIZES = (100, 20, 4, 1)
+_ITEMS = 1_000
+#: Of one listing. More calls than pages of 100, for the smaller ones.
+_CALLS, _BYTES = 40, 32 * MIB
 #: Seconds to wait when a rate limit does not say how long; and at most.
 _UNTOLD, _LONGEST = 60.0, 3_600.0
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -32,6 +35,10 @@ class ForgeRefused(DeadLetter):
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+
+class AnswerTooLarge(ForgeRefused):
+    """The forge's answer is larger than is read."""
 
 
 class ForgeUnavailable(Unavailable):
@@ -49,13 +56,14 @@ class Answer:
     status: int
     value: Any
     etag: str | None
+    bytes: int = 0
 
 
 @dataclass(frozen=True)
 class Listing:
     """Items as the forge's API gives them, latest change first.
 
-    `modified` is False when `etag` still holds; `cut` says that there are more than are read.
+    `modified` is False when `etag` still holds; `cut` says that there are more than are read, or too large ones.
     """
 
     items: list[dict[str, Any]] = field(default_factory=list)
@@ -101,19 +109,44 @@ class Api:
         etag: str | None = None,
         old: Callable[[Mapping[str, Any]], bool] = lambda _: False,
     ) -> Listing:
-        """Return the objects of a list, page by page, up to 10 pages; the first that is `old` ends it."""
+        """Return the objects of a list, page by page, up to 1,000; the first that is `old` ends it.
+
+        An answer that is too large is asked for again in smaller pages: nobody can hide others' items behind large ones
+        of his own. An item that alone is too large is left out.
+        """
         found: list[dict[str, Any]] = []
-        tag = etag
-        for page in range(1, _PAGES + 1):
-            paged = {**query, "page": page, "per_page": _PAGE, "limit": _PAGE}
-            answer = await self.call("GET", path, query=paged, etag=etag if page == 1 else None)
-            if answer.status == 304:
-                return Listing(etag=etag, modified=False)
-            tag = answer.etag if page == 1 else tag
-            items = objects(answer.value)
-            found += [one for one in items if not old(one)]
-            if len(items) < _PAGE // 2 or old(items[-1]):  # a forge may have a lower limit of its own
-                return Listing(found, tag)
+        tag, sent, cut = etag, etag, False
+        size, page, read, left = _SIZES[0], 1, 0, _BYTES  # `read`: items that were read or left out
+        for _ in range(_CALLS):
+            if read >= _ITEMS or left <= 0:
+                break
+            items: list[dict[str, Any]] = []
+            paged = {**query, "page": page, "per_page": size, "limit": size}
+            try:
+                answer = await self.call("GET", path, query=paged, etag=sent)
+            except AnswerTooLarge:
+                if size > 1:
+                    size = _SIZES[_SIZES.index(size) + 1]
+                    page = read // size + 1
+                    continue
+                cut, last = True, False
+                read += 1
+            else:
+                if answer.status == 304:
+                    return Listing(etag=etag, modified=False)
+                tag = answer.etag if read == 0 else tag
+                left -= answer.bytes
+                items = objects(answer.value)
+                found += [one for one in items if not old(one)]
+                read += len(items)
+                # A forge may have a lower limit of its own.
+                last = len(items) < max(size // 2, 1) or old(items[-1])
+            sent, page = None, page + 1
+            if last:
+                return Listing(found, tag, cut=cut)
+            larger = _SIZES[max(_SIZES.index(size) - 1, 0)]
+            if size != larger and read % larger == 0:
+                size, page = larger, read // larger + 1
         return Listing(found, tag, cut=True)
 
     async def call(
@@ -145,6 +178,8 @@ class Api:
             raise ForgeRefused(f"{self._host}: {error}") from None
         except httpx2.TransportError as error:
             raise ForgeUnavailable(f"{self._host} cannot be reached ({str(error) or type(error).__name__})") from None
+        except OverLimit as error:
+            raise AnswerTooLarge(f"{self._host}: {error}") from None
         except InvalidEvent as error:
             raise ForgeRefused(f"{self._host}: {error}") from None
 
@@ -156,10 +191,11 @@ class Api:
         async for piece in response.aiter_raw():
             content += piece
             if len(content) > limit.bytes:
-                raise ForgeRefused(f"{self._host} answered {what} with more than {limit.bytes} bytes")
+                raise AnswerTooLarge(f"{self._host} answered {what} with more than {limit.bytes} bytes")
         status, etag = response.status_code, response.headers.get("etag")
         if status < 300 or status == 304:
-            return Answer(status, parse_json(bytes(content), limit, what) if content and status != 204 else None, etag)
+            value = parse_json(bytes(content), limit, what) if content and status != 204 else None
+            return Answer(status, value, etag, len(content))
         text = f"{self._host} answered {status} to {what}{_words(bytes(content))}"
         wait = _wait(response)
         if status in _RETRIED or wait is not None:

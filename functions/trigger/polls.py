@@ -11,7 +11,8 @@ import hashlib
 import json
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
+from typing import Any
 
 from ocf.events import subjects
 from ocf.events.envelope import Event
@@ -20,8 +21,8 @@ from ocf.events.input_limits import INBOX, shorten
 from ocf.events.ports import Bucket, Bus, Clock
 from ocf.functions.core.compare_and_set import dump
 from ocf.functions.forges.credentials import ForgeCredentials
-from ocf.functions.forges.forge import Forge, changed_at
-from ocf.functions.forges.http import ForgeRefused, ForgeUnavailable, forge_client
+from ocf.functions.forges.forge import Change, Forge, changed_at
+from ocf.functions.forges.http import AnswerTooLarge, ForgeRefused, ForgeUnavailable, forge_client
 from ocf.functions.rules.forge_events import forge_event
 from ocf.functions.rules.polling import PollState, digest, disarm, state_key
 from ocf.functions.rules.rule import Poll
@@ -102,17 +103,49 @@ class Polls:
         floor = (latest if first else start) - _AGAIN
         batch = [one for one in items if changed_at(one) >= floor][: None if first else _ITEMS]
         seen, events = {_item(one): changed_at(one) for one in batch}, []
-        for change in await forge.changes(poll.repository, poll.what, batch, floor):
+        changes, left_out = await _changes(forge, poll, batch, floor)
+        for change in changes:
             event = forge_event(poll.forge, change.name, change.payload, json.dumps(change.payload).encode(), now)
             if (key := _short(event.id)) not in known:
                 seen[key] = change.time
                 events.append(event)
         more = len(batch) < len(items) and not first
         latest = max((start, *map(changed_at, batch))) if more else latest
-        problem = "there are more changes than the forge lists; the oldest of them were not read" if listing.cut else ""
+        problem = (
+            "there are more changes than the forge lists, or too large ones; they were not read"
+            if listing.cut
+            else left_out
+        )
         kept = {key: time for key, time in {**known, **seen}.items() if time >= latest - _AGAIN}
         fields = {"since": latest, "etag": None if more else listing.etag, "seen": kept}
         return state.model_copy(update={**fields, "problem": "" if first else problem}), [] if first else events
+
+
+async def _changes(forge: Forge, poll: Poll, batch: list[dict[str, Any]], floor: datetime) -> tuple[list[Change], str]:
+    """Return what happened to items, and why some were left out: one that cannot be read stops no other."""
+    try:
+        return await forge.changes(poll.repository, poll.what, batch, floor), ""
+    except _OF_ITEM as error:
+        if not _of_item(error):
+            raise
+    found: list[Change] = []
+    problem = ""
+    for item in batch:
+        try:
+            found += await forge.changes(poll.repository, poll.what, [item], floor)
+        except _OF_ITEM as error:
+            if not _of_item(error):
+                raise
+            problem = f"an item was left out: {_why(error, poll)}"
+    return found, problem
+
+
+#: What an item's own data can cause.
+_OF_ITEM = (ForgeRefused, LookupError, TypeError, ValueError)
+
+
+def _of_item(error: BaseException) -> bool:
+    return not isinstance(error, ForgeRefused) or isinstance(error, AnswerTooLarge) or error.status in (404, 410)
 
 
 def _item(item: dict[str, object]) -> str:

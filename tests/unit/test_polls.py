@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from typing import Any
@@ -15,6 +16,7 @@ from ocf.events.adapters.memory_bus import MemoryBucket
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import Drop
 from ocf.events.sealing import Keyring, generate_key
+from ocf.functions.forges import http
 from ocf.functions.forges.credentials import Credential, ForgeCredentials
 from ocf.functions.rules import polling
 from ocf.functions.rules.forge_events import actor_of, comment_of, forge_event, place_of
@@ -73,8 +75,9 @@ class Hub:
         etag = f'"{hash(json.dumps(items))}"'
         if request.headers.get("if-none-match") == etag:
             return reply(304)
-        first = (int(request.url.params["page"]) - 1) * 100
-        return reply(200, items[first : first + 100], {"etag": etag})
+        size = int(request.url.params["per_page"])
+        first = (int(request.url.params["page"]) - 1) * size
+        return reply(200, items[first : first + size], {"etag": etag})
 
 
 @pytest.fixture
@@ -248,6 +251,46 @@ async def test_a_failing_forge_is_a_problem_of_its_rule_only(hub: Hub, fault: ht
     await tick(b)
     assert await problem(b) == ""
     assert [one.subject for one in await inbox(b)] == ["1"]
+
+
+@pytest.mark.parametrize(("many", "size"), [(40, 2_048), (1, 72_000)], ids=["large", "one giant"])
+async def test_large_items_of_others_hide_no_item(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, many: int, size: int
+) -> None:
+    """A page over the limit of an answer is read in smaller ones; an item over it is left out, and a problem."""
+    monkeypatch.setattr(http, "ANSWER", replace(http.ANSWER, bytes=64 * 1024))
+    b = await polling_bench()
+    await tick(b)
+    for number in range(2, 32):
+        hub.open(number, 1)
+    hub.open(1, 1)
+    for number in range(100, 100 + many):
+        hub.open(number, 1, body="x" * size)
+    problems = set()
+    for _ in range(5):
+        await tick(b)
+        problems.add(await problem(b))
+    found = {int(one.subject or 0) for one in await inbox(b)}
+    assert set(range(1, 32)) <= found
+    assert len(found) == (71 if many == 40 else 31)
+    assert any("too large" in one for one in problems) is (many == 1)
+
+
+async def test_an_item_that_cannot_be_read_stops_no_other(hub: Hub) -> None:
+    """A label of a user who was deleted is nobody's; an item in another form is left out, and a problem."""
+    b = await polling_bench()
+    await tick(b)
+    hub.open(1, 1)
+    hub.events[1] = [{"event": "labeled", "actor": None, "label": {"name": "a"}, "created_at": stamp(1)}]
+    await tick(b)
+    assert await problem(b) == ""
+    hub.open(2, 2)
+    hub.events[2] = [{"event": "labeled", "created_at": stamp(2)}]
+    hub.open(3, 2)
+    await tick(b)
+    assert "an item was left out: the answer is not one of github: KeyError" in await problem(b)
+    found = sorted((one.type.rpartition(".")[2], one.subject) for one in await inbox(b))
+    assert found == [("labeled", "1"), ("opened", "1"), ("opened", "3")]
 
 
 async def test_a_crash_before_the_state_is_stored_repeats_the_same_events(hub: Hub) -> None:

@@ -42,7 +42,7 @@ class Cron:
             self._zone = ZoneInfo(timezone)
         except CronSimError as error:
             raise InvalidCron(str(error)) from None
-        except (ZoneInfoNotFoundError, ValueError):
+        except (ZoneInfoNotFoundError, ValueError, OSError):  # a folder of zones, such as Europe, is an OSError
             raise InvalidCron(f"{timezone[:80]!r} is not a time zone such as Europe/Berlin") from None
         days = {0 if day == 7 else day for day in parsed.weekdays}
         if not all(isinstance(one, int) and one >= 0 for one in (*parsed.days, *days)):

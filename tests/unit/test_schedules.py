@@ -44,7 +44,13 @@ def test_five_fields_become_the_six_of_nats() -> None:
     ("expression", "timezone"),
     [
         *(("* * * *", "UTC"), ("60 * * * *", "UTC"), ("0 0 31 2 *", "UTC"), ("0 0 L * *", "UTC"), ("@daily", "UTC")),
-        *(("0 0 13 * 5", "UTC"), ("0 0 * * 5#2", "UTC"), ("0 0 0 * * *", "UTC"), ("0 6 * * *", "Mars/Crater")),
+        *(
+            ("0 0 13 * 5", "UTC"),
+            ("0 0 * * 5#2", "UTC"),
+            ("0 0 0 * * *", "UTC"),
+            ("0 6 * * *", "Mars/Crater"),
+            ("0 6 * * *", "Europe"),
+        ),
         *(("0 6 * * *", "../etc/passwd"), ("0 6 * * *", "")),
     ],
 )

@@ -122,15 +122,26 @@ def console() -> Any:  # noqa: ANN401 - rich is imported late
         def on_broken_pipe(self) -> None:
             raise  # the error itself: Rich would exit, and `ocf run` has a status for this
 
-    screen = Screen()
-    return screen if screen.is_terminal else Screen(width=200)
+    screen = Screen(emoji=False)  # `:bug:` in a value is no emoji
+    return screen if screen.is_terminal else Screen(width=200, emoji=False)
+
+
+#: A bracket, with what decides whether it may begin a tag; and backslashes before the tag that follows a value.
+_BRACKET = re.compile(r"(\\*)\[([a-z#/@]|\Z)?")
+_LAST_BACKSLASHES = re.compile(r"(\\+)\Z")
 
 
 def plain(value: object) -> str:
-    """Return a value as markup-free printable text."""
-    from rich.markup import escape
+    """Return a value as markup that shows it without terminal control.
 
-    return escape(printable(str(value)))
+    Control characters go first: one after a bracket hides a tag. Rich's own `escape` is not enough: it leaves a bracket
+    that the value does not close, and another value beside it may close it.
+    """
+
+    def escaped(found: re.Match[str]) -> str:
+        return found[1] * (1 if found[2] is None else 2) + "\\[" + (found[2] or "")
+
+    return _LAST_BACKSLASHES.sub(r"\1\1", _BRACKET.sub(escaped, printable(str(value))))
 
 
 def run(work: Coroutine[Any, Any, int]) -> NoReturn:

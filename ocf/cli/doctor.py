@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ocf.cli.common import DEFAULT_PROJECT, DataDir, JsonFlag, Project, directory, fail, print_json
+from ocf.cli.common import DEFAULT_PROJECT, DataDir, JsonFlag, Project, directory, fail, plain, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -218,7 +218,6 @@ def _model(settings: dict[str, object]) -> Finding:
 
 def _show(findings: list[Finding], settings: dict[str, object], source: str) -> None:
     from rich.console import Console
-    from rich.markup import escape
     from rich.table import Table
 
     console = Console()
@@ -227,10 +226,10 @@ def _show(findings: list[Finding], settings: dict[str, object], source: str) -> 
         table.add_column(overflow=overflow)
     for finding in findings:
         mark = "[green]✓[/]" if finding.ok else ("[red]✗[/]" if finding.needed else "[yellow]–[/]")
-        fix = f"\n[bold]→ {escape(finding.fix)}[/]" if finding.fix and not finding.ok else ""
-        table.add_row(mark, finding.name, escape(finding.said) + fix)
+        fix = f"\n[bold]→ {plain(finding.fix)}[/]" if finding.fix and not finding.ok else ""
+        table.add_row(mark, finding.name, plain(finding.said) + fix)
     console.print(table)
-    console.print(f"\n[dim]settings {escape(source)} (secrets masked)[/]", highlight=False)
+    console.print(f"\n[dim]settings {plain(source)} (secrets masked)[/]", highlight=False)
     for name, value in settings.items():
         if value not in (None, "", (), []):
-            console.print(f"  [dim]{name}[/]={escape(str(value))}", highlight=False)
+            console.print(f"  [dim]{name}[/]={plain(str(value))}", highlight=False)

@@ -72,9 +72,8 @@ async def list_(call: Call) -> int:
         return call.none("credentials")
     screen = console()
     for one in found:
-        screen.print(
-            f"[bold]{plain(one['name'])}[/]  {one['forge']}  {one['kind']}  {plain(one['api_url'])}", highlight=False
-        )
+        about = "  ".join(plain(one[field]) for field in ("forge", "kind", "api_url"))
+        screen.print(f"[bold]{plain(one['name'])}[/]  {about}", highlight=False)
     return 0
 
 

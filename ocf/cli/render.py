@@ -11,12 +11,11 @@ from typing import Any
 from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
-from rich.markup import escape
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
-from ocf.cli.common import local_time, printable
+from ocf.cli.common import local_time, plain, printable
 
 STYLES = {
     "pending": "yellow",
@@ -99,9 +98,7 @@ class View:
         if detail.get("tool") in _SHOWN_OTHERWISE:
             return
         text = detail.get("title") or _main_argument(detail.get("input") or {}) or data
-        self._line(
-            f"[bold cyan]●[/] [bold]{escape(str(detail.get('tool', 'tool')))}[/] {escape(self._short(str(text)))}"
-        )
+        self._line(f"[bold cyan]●[/] [bold]{plain(detail.get('tool', 'tool'))}[/] {plain(self._short(str(text)))}")
 
     def _on_tool_result(self, data: str, detail: dict[str, Any]) -> None:
         if detail.get("tool") in _SHOWN_OTHERWISE:
@@ -109,23 +106,23 @@ class View:
         lines = data.rstrip().splitlines()
         if str(detail.get("call_id")) not in self._streamed:
             for line in lines[:FOLD_LINES]:
-                self._line(f"  [dim]{escape(self._short(line))}[/]")
+                self._line(f"  [dim]{plain(self._short(line))}[/]")
             if len(lines) > FOLD_LINES:
                 self._line(f"  [dim italic]… {len(lines) - FOLD_LINES} more lines[/]")
         mark = "[green]ok[/]" if detail.get("ok") else "[red]failed[/]"
-        code = f" · exit {detail['exit_code']}" if detail.get("exit_code") else ""
+        code = f" · exit {plain(detail['exit_code'])}" if detail.get("exit_code") else ""
         took = f" · {detail['duration_ms'] / 1000:.1f} s" if detail.get("duration_ms") else ""
         self._line(f"  [dim]⎿[/] {mark}[dim]{code}{took}[/]")
 
     def _on_file_change(self, data: str, detail: dict[str, Any]) -> None:
         mark, style = _CHANGES.get(str(detail.get("change")), ("~", "yellow"))
-        counts = "".join(f" [{c}]{s}{detail[k]}[/]" for k, s, c in _COUNTS if detail.get(k))
-        self._line(f"[{style}]{mark}[/] {escape(str(detail.get('path') or data))}{counts}")
+        counts = "".join(f" [{c}]{s}{plain(detail[k])}[/]" for k, s, c in _COUNTS if detail.get(k))
+        self._line(f"[{style}]{mark}[/] {plain(detail.get('path') or data)}{counts}")
 
     def _on_status(self, data: str, detail: dict[str, Any]) -> None:
         self._state = detail.get("state") or self._state
         if data:
-            self._line(f"[{STYLES.get(self._state, 'dim')}]·[/] [dim]{escape(data)}[/]")
+            self._line(f"[{STYLES.get(self._state, 'dim')}]·[/] [dim]{plain(data)}[/]")
 
     def _on_usage(self, _: str, detail: dict[str, Any]) -> None:
         self._usage = detail
@@ -133,23 +130,23 @@ class View:
     def _on_todo(self, _: str, detail: dict[str, Any]) -> None:
         self._todo = list(detail.get("items") or [])
         for item in self._todo[:FOLD_ITEMS]:
-            self._line(f"  [dim]{_TODO.get(item['status'], '○')} {escape(self._short(item['content']))}[/]")
+            self._line(f"  [dim]{_TODO.get(item['status'], '○')} {plain(self._short(item['content']))}[/]")
         if len(self._todo) > FOLD_ITEMS:
             self._line(f"  [dim italic]… {len(self._todo) - FOLD_ITEMS} more items[/]")
 
     def _on_permission(self, data: str, detail: dict[str, Any]) -> None:
         options = " | ".join(detail.get("options") or ["ANSWER"])
-        self._line(f"[bold yellow]? {escape(str(detail.get('title') or data))}[/]")
-        self._line(f"  [dim]answer with:[/] ocf reply ID {escape(str(detail.get('request_id')))} {escape(options)}")
+        self._line(f"[bold yellow]? {plain(detail.get('title') or data)}[/]")
+        self._line(f"  [dim]answer with:[/] ocf reply ID {plain(detail.get('request_id'))} {plain(options)}")
 
     _on_question = _on_permission
 
     def _on_gap(self, data: str, _: dict[str, Any]) -> None:
-        self._line(f"[red]… output is missing here: {escape(data)}[/]")
+        self._line(f"[red]… output is missing here: {plain(data)}[/]")
 
     def _on_other(self, data: str, _: dict[str, Any]) -> None:
         if data:
-            self._line(escape(data))
+            self._line(plain(data))
 
     def _stream(self, data: str, style: str) -> None:
         if style != self._style:
@@ -171,11 +168,11 @@ class View:
 
     def _line(self, markup: str) -> None:
         self._end_line()
-        self._print(printable(markup))
+        self._print(markup)
 
     def _print(self, what: str | Text) -> None:
         # Without a terminal there is no width: lines stay whole.
-        self._console.print(what, highlight=False, soft_wrap=not self._console.is_terminal)
+        self._console.print(what, highlight=False, emoji=False, soft_wrap=not self._console.is_terminal)
 
     def _bottom(self) -> Group:
         state = f"disconnected, last known: {self._state}" if self._disconnected() else self._state
@@ -207,27 +204,27 @@ def ending(status: dict[str, Any]) -> str:
     """Return the last lines of a run, as markup: its state, problems, and the JSON value asked for by a schema."""
     state = status["status"]
     style = STYLES.get(state, "")
-    parts = [f"[bold {style}]{MARKS.get(state, '·')} {state}[/]"]
+    parts = [f"[bold {style}]{MARKS.get(state, '·')} {plain(state)}[/]"]
     if status.get("reason"):
-        parts.append(f"[red]{status['reason']}[/]")
+        parts.append(f"[red]{plain(status['reason'])}[/]")
     if status.get("duration_ms") is not None:
         parts.append(f"{status['duration_ms'] / 1000:.1f} s")
     parts.append(tokens(status.get("usage") or {}))
     diff = status.get("diff") or {}
     if files := diff.get("files"):
-        counts = f"[green]+{diff['additions']}[/] [red]−{diff['deletions']}[/]"
-        parts.append(f"{files} file{'s' * (files != 1)} {counts}")
+        counts = f"[green]+{plain(diff['additions'])}[/] [red]−{plain(diff['deletions'])}[/]"
+        parts.append(f"{plain(files)} file{'s' * (files != 1)} {counts}")
     if status.get("model"):
-        parts.append(f"[dim]{escape(str(status['model']))}[/]")
+        parts.append(f"[dim]{plain(status['model'])}[/]")
     text = " · ".join(part for part in parts if part)
     problems = [str(status["message"])] if status.get("message") else []
     problems += [str(status["artifacts_message"])] if status.get("artifacts") in ("lost", "pending") else []
     problems += [f"{error['field']}: {error['message']}" for error in status.get("errors") or []]
-    lines = [text, *(f"  {escape(problem)}" for problem in problems)]
-    lines += [escape(line) for line in _rerun(status.get("rerun") or {})]
+    lines = [text, *(f"  {plain(problem)}" for problem in problems)]
+    lines += [plain(line) for line in _rerun(status.get("rerun") or {})]
     if status.get("output") is not None:
-        lines.append(escape(json.dumps(status["output"], indent=2, ensure_ascii=False)))
-    return printable("\n".join(lines))
+        lines.append(plain(json.dumps(status["output"], indent=2, ensure_ascii=False)))
+    return "\n".join(lines)
 
 
 def _rerun(rerun: dict[str, Any]) -> list[str]:
@@ -249,8 +246,8 @@ def attempts(tries: list[dict[str, Any]]) -> list[str]:
         begun, ended = datetime.fromisoformat(one["started_at"]), one.get("ended_at")
         took = f"{(datetime.fromisoformat(ended) - begun).total_seconds():.1f} s" if ended else "running"
         how = str(one.get("ended") or "")
-        text = [local_time(one["started_at"]), took, f"[{STYLES.get(how, 'yellow')}]{escape(how)}[/]" if how else ""]
-        text.append(f"[dim]on {escape(printable(str(one['worker'])))}[/]")
+        text = [local_time(one["started_at"]), took, f"[{STYLES.get(how, 'yellow')}]{plain(how)}[/]" if how else ""]
+        text.append(f"[dim]on {plain(one['worker'])}[/]")
         lines.append(f"[dim]attempt {one['number']:<6}[/] " + " · ".join(part for part in text if part))
     return lines
 
@@ -262,9 +259,9 @@ def task_list(items: list[dict[str, Any]], width: int) -> Table:
         state, style = item["status"], STYLES.get(item["status"], "")
         took = f"{item['duration_ms'] / 1000:.1f} s" if item.get("duration_ms") is not None else ""
         submitted = time_cell(item["submitted_at"], width)
-        title = escape(" ".join(printable(item.get("title") or "").split()))
+        title = plain(" ".join(printable(item.get("title") or "").split()))
         mark = f"[{style}]{MARKS.get(state, '·')}[/]"
-        rows.append((mark, item["execution_id"], f"[{style}]{state}[/]", submitted, took, title))
+        rows.append((mark, plain(item["execution_id"]), f"[{style}]{plain(state)}[/]", submitted, took, title))
     return listing(("ID", "status", "submitted", "took", "title"), rows, width)
 
 
@@ -281,7 +278,7 @@ def listing(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> 
         rows: A mark, then a cell for each column; the last one is cut to the screen.
         width: Columns of the screen.
     """
-    sizes = [max(cell_len(Text.from_markup(row[at]).plain) for row in rows) for at in range(1, len(heads))]
+    sizes = [max(cell_len(_text(row[at]).plain) for row in rows) for at in range(1, len(heads))]
     sizes = [max(size, len(head)) for size, head in zip(sizes, heads, strict=False)]
     left = width - 1 - sum(sizes) - 2 * len(heads)
     wide = left >= _LAST_COLUMN
@@ -292,19 +289,23 @@ def listing(heads: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> 
             # Rich shrinks all columns when they are too wide; only the last one may be cut.
             table.add_column(head, no_wrap=True, overflow="ellipsis", min_width=size or None)
         for row in rows:
-            table.add_row(*row[:-1], _cut(row[-1], left))
+            table.add_row(*map(_text, row[:-1]), _cut(row[-1], left))
         return table
     table.padding = (0, 1, 0, 0)
     table.add_column()
     table.add_column(no_wrap=True, overflow="ellipsis")
     for mark, first, *rest in rows:
-        table.add_row(mark, first)
+        table.add_row(_text(mark), _text(first))
         table.add_row("", _cut(" ".join(cell for cell in rest if cell), width - 2))
     return table
 
 
+def _text(markup: str) -> Text:
+    return Text.from_markup(markup, emoji=False)
+
+
 def _cut(markup: str, width: int) -> Text:
-    text = Text.from_markup(markup)
+    text = _text(markup)
     text.truncate(max(width, 1), overflow="ellipsis")
     return text
 

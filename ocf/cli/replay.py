@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ocf.cli.common import console, plain, print_json
+from ocf.cli.common import console, plain, print_json, printable
 from ocf.cli.verb import Call, Execution, verb
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ async def _events(gateway: GatewayClient, execution: str) -> list[Event]:
         try:
             found.append(of_line(line))
         except InvalidEvent as error:
-            sys.stderr.write(f"ocf: left out: {error}\n")
+            sys.stderr.write(f"ocf: left out: {printable(str(error))}\n")
     return found
 
 
@@ -115,7 +115,7 @@ async def _show_events(gateway: GatewayClient, execution: str, json_output: bool
 
 
 def _correlation(event: Event) -> str:
-    return plain(event.extensions.get("correlationid", "none"))[:8]
+    return plain(str(event.extensions.get("correlationid", "none"))[:8])
 
 
 def _short(event: Event) -> str:
@@ -171,5 +171,5 @@ async def _post_one(
     if json_output:
         print_json({"type": event.type, "id": event.id, "status": status, "answer": text})
     else:
-        console().print(f"{_short(event):20} {status or 'no answer'}  [dim]{plain(text)}[/]", highlight=False)
+        console().print(f"{plain(_short(event)):20} {status or 'no answer'}  [dim]{plain(text)}[/]", highlight=False)
     return bool(200 <= status < 300)

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
-from ocf.cli.common import DEFAULT_DATA_DIR, DEFAULT_PROJECT, DataDir, JsonFlag, Project, directory, fail, print_json
+from ocf.cli.common import (
+    DEFAULT_DATA_DIR,
+    DEFAULT_PROJECT,
+    DataDir,
+    JsonFlag,
+    Project,
+    directory,
+    fail,
+    plain,
+    print_json,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -199,11 +209,11 @@ def _show(plan: Plan, children: list[Child], seconds: float) -> None:
         ("gateway", answer["gateway"]),
         ("NATS", f"{answer['nats']}  ·  WebSocket {answer['nats_ws']}"),
         ("S3", f"{answer['s3_endpoint']}  bucket {answer['s3_bucket']}"),
-        ("credentials", answer["nats_creds"]),
+        ("credentials", plain(answer["nats_creds"])),
         ("model", f"[yellow]{OFFLINE_NOTICE}[/] (set ANTHROPIC_API_KEY, OPENAI_API_KEY or OCF_MODEL for a real one)")
         if plan.offline
-        else ("model", plan.environ.get("OCF_MODEL") or "the provider of the key that is set"),
-        ("logs", str(plan.layout.logs)),
+        else ("model", plain(plan.environ.get("OCF_MODEL") or "the provider of the key that is set")),
+        ("logs", plain(plan.layout.logs)),
         ("processes", "  ".join(f"{child.spec.name} {child.pid}" for child in children)),
     ):
         grid.add_row(label, value)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from ocf.cli import streams
-from ocf.cli.common import console, fail, local_time, plain, print_json
+from ocf.cli.common import console, fail, local_time, plain, print_json, printable
 from ocf.cli.options.body import Option
 from ocf.cli.options.task import TASK_OPTIONS, task_body
 from ocf.cli.verb import Call, verb
@@ -100,9 +100,9 @@ async def test(
     if call.json:
         print_json(found)
     else:
-        sys.stdout.write(json.dumps(found["submits"], indent=2, ensure_ascii=False) + "\n")
+        sys.stdout.write(printable(json.dumps(found["submits"], indent=2, ensure_ascii=False)) + "\n")
         if found["mismatch"]:
-            sys.stdout.write(f"no match: {plain(found['mismatch'])}\n")
+            sys.stdout.write(f"no match: {printable(found['mismatch'])}\n")
     return 0
 
 
@@ -139,7 +139,8 @@ async def list_hooks(call: Call, of: Of) -> int:
     for hook in found["hooks"]:
         ends = [local_time(one["expires_at"]) for one in hook["secrets"] if one["expires_at"]]
         until = f"; the earlier one until {ends[0]}" if ends else ""
-        sys.stdout.write(f"{plain(hook['source'])}  secret of {local_time(hook['secrets'][0]['created_at'])}{until}\n")
+        made = local_time(hook["secrets"][0]["created_at"])
+        sys.stdout.write(f"{printable(hook['source'])}  secret of {made}{until}\n")
     return 0
 
 
@@ -193,7 +194,8 @@ async def list_schedules(call: Call) -> int:
     for one in found["schedules"]:
         due = "paused" if one["paused"] else f"next {local_time(one['next'])[:16] if one['next'] else 'never'}"
         last = (one["last"] or {}).get("id", "never")
-        sys.stdout.write(f"{plain(one['name'])}  {one['cron']} {one['timezone']}  {due}  last {last}\n")
+        line = f"{one['name']}  {one['cron']} {one['timezone']}  {due}  last {last}"
+        sys.stdout.write(printable(line) + "\n")
     return 0
 
 

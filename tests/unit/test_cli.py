@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 from typer.testing import CliRunner
 
 from ocf.cli import streams
 from ocf.cli.app import app
-from ocf.cli.common import printable
+from ocf.cli.common import plain, printable
 from ocf.cli.render import FOLD_ITEMS, View, attempts, ending, task_list
 from ocf.events.client.gateway import Address
 
@@ -64,6 +65,54 @@ def test_output_of_an_agent_does_not_reach_the_clipboard() -> None:
     screen.print(ending({"status": "failed", "message": f"m{CLIPBOARD}", "model": CLIPBOARD}))
     assert "\x1b]52" not in terminal.getvalue()
     assert "\x07" not in terminal.getvalue()
+
+
+#: Texts that are markup once a control character is gone, or beside another text.
+MARKUP = [
+    *(f"[{control}/x][{control}red]" for control in ("", "\x7f", "\x00", "\r", "\x1b(B", "\u202e", "\x1b]0;t\x07")),
+    *("[/", "/x]", "[red", "x]", "[", "a\\", "\\[0-9\\]", ":bug:"),
+]
+
+
+@pytest.mark.parametrize("foreign", MARKUP, ids=repr)
+def test_markup_in_foreign_text_is_text(foreign: str) -> None:
+    """In every chunk and in the lines at the end it is shown as it is, neither obeyed nor an error."""
+    terminal = io.StringIO()
+    detail: dict[str, Any] = dict.fromkeys(
+        ("tool", "title", "path", "request_id", "exit_code", "additions", "deletions"), foreign
+    )
+    detail |= {"options": [foreign], "items": [{"content": foreign, "status": "pending"}]}
+    kinds = "text reasoning stdout stderr tool_call tool_result file_change status todo permission question gap new"
+    screen = Console(file=terminal, force_terminal=True, color_system=None, width=300)
+    with View(screen) as view:
+        for kind in kinds.split():
+            view.show({"type": kind, "data": foreign, "detail": detail})
+            view.show({"type": kind, "data": foreign})
+    status: dict[str, Any] = {"status": "failed", "artifacts": "lost", "output": [foreign]}
+    status |= dict.fromkeys(("reason", "message", "artifacts_message", "model"), foreign)
+    status |= {"errors": [{"field": foreign, "message": foreign}], "diff": {"files": 1} | detail}
+    status["rerun"] = {"of": foreign, "divergences": [{"call": 1, "part": foreign, "text": foreign}]}
+    begun = {"number": 1, "worker": foreign, "started_at": "2026-01-01T10:00:00Z", "ended": foreign}
+    for line in (ending(status), *attempts([begun])):
+        screen.print(line, emoji=False)
+    screen.print(
+        task_list([{"submitted_at": begun["started_at"], "title": foreign} | status | {"execution_id": ID}], 300)
+    )
+    shown = printable(terminal.getvalue())
+    assert shown.count(printable(foreign)) >= 30
+
+
+@pytest.mark.parametrize("second", MARKUP, ids=repr)
+def test_texts_beside_each_other_are_no_markup(second: str) -> None:
+    """A bracket that one leaves open, another may close."""
+    for first in MARKUP:
+        shown = Text.from_markup(f"[bold]{plain(first)}[/]{plain(second)}[dim]{plain(first)}[/]", emoji=False)
+        assert [str(span.style) for span in shown.spans] == ["bold", "dim"]
+        joined = Text.from_markup(f"[bold]{plain(first)}{plain(second)}[/]", emoji=False)
+        assert [str(span.style) for span in joined.spans] == ["bold"]
+        for found, texts in ((shown, (first, second, first)), (joined, (first, second))):
+            # Backslashes at the end of a value are doubled where no tag follows.
+            assert found.plain.replace("\\", "") == printable("".join(texts)).replace("\\", "")
 
 
 @pytest.fixture

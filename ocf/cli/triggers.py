@@ -175,7 +175,7 @@ def _schedule(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @schedules.command("create")
-@verb((*_SCHEDULE, *TASK_OPTIONS), _schedule)
+@verb((*_SCHEDULE, *TASK_OPTIONS), _schedule, within="task")
 async def create_schedule(call: Call) -> int:
     """Store a schedule; one of the same name is replaced. The task is described as for `ocf submit`."""
     return await call.answer("POST", "/schedules", {"project_id": call.project, **call.body})

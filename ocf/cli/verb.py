@@ -70,13 +70,16 @@ def _shown(name: str, value: object) -> str:
 
 
 def verb(
-    options: Sequence[Option] = (), body: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    options: Sequence[Option] = (),
+    body: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
+    within: str | None = None,
 ) -> Callable[[Callable[..., Awaitable[int]]], Callable[..., None]]:
     """Make a command of a coroutine that takes a `Call` and options, and returns the exit status.
 
     Args:
         options: Options that describe the request's body, `Call.body`.
         body: Builds it from the values of `options`, instead of `build`.
+        within: Field of the body that has the ids, for a body with an object around them.
     """
 
     def decorate(work: Callable[..., Awaitable[int]]) -> Callable[..., None]:
@@ -91,7 +94,8 @@ def verb(
             async def with_whole_ids(gateway: GatewayClient) -> int:
                 for option in options:
                     if option.kind and values[option.name] is not None:
-                        option.put(made, await whole_id(gateway, option.kind, values[option.name]))
+                        whole = await whole_id(gateway, option.kind, values[option.name])
+                        option.put_id(made[within] if within else made, whole)
                 for name, kind in ids.items():
                     if given[name] is not None:
                         given[name] = await whole_id(gateway, kind, given[name])

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from ocf.cli.app import app
 from ocf.cli.options.task import TASK_OPTIONS
 from ocf.functions.gateway.request_schemas import CreateSession, ExecuteTask
+from ocf.functions.rules.schedules import Schedule
 
 ID = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
 
@@ -26,7 +27,9 @@ class Asked:
     body: dict[str, Any] = field(default_factory=dict)
     address: Any = None
 
-    async def call(self, method: str, path: str, body: Any = None) -> dict[str, Any]:
+    async def call(self, method: str, path: str, body: Any = None, **_: Any) -> dict[str, Any]:
+        if method == "GET":
+            return {"items": [{"execution_id": ID, "session_id": ID}], "next": None}
         self.body = body
         return {"execution_id": ID, "session_id": ID, "status": "open"}
 
@@ -272,6 +275,30 @@ def test_a_wrong_file_is_named(text: bytes, problem: str, asked: Asked) -> None:
     """Also one that would cost memory to parse."""
     assert problem in submit("--file", "-", "--timeout", "5", stdin=text)
     assert asked.address is None
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        (["--session", "0b9f"], "session_id", ID),
+        (
+            ["--snapshot", "0b9f", "--keep-ignored"],
+            "workspace",
+            {"source": "snapshot", "execution_id": ID, "keep_ignored": True},
+        ),
+    ],
+)
+def test_the_beginning_of_an_id_becomes_the_id(words: list[str], field: str, value: Any, asked: Asked) -> None:
+    """Where the task has it, of its own or in a schedule; what else was given stays; standard input is read once."""
+    assert submit("-", *words, stdin="0b9f") == ""
+    assert asked.body == {"project_id": "default", "prompt": "0b9f", field: value}
+    create = ["schedule", "create", "nightly", "-", "--cron", "0 3 * * *", *words]
+    found = CliRunner().invoke(app, create, input="0b9f")
+    assert (found.exit_code, found.stderr) == (0, "")
+    Schedule.model_validate(asked.body)
+    assert asked.body == {
+        "project_id": "default", "name": "nightly", "cron": "0 3 * * *", "task": {"prompt": "0b9f", field: value},
+    }  # fmt: skip
 
 
 def test_a_session_takes_the_options_of_its_body(asked: Asked) -> None:

@@ -45,6 +45,7 @@ class Option:
         merge: Add to the object that the field already has, instead of replacing it.
         source: The kind of workspace that it belongs to.
         kind: What its value is the id of; a beginning of the id is enough.
+        id_field: Path of that id, if it is not the whole field.
     """
 
     flag: str
@@ -56,6 +57,7 @@ class Option:
     merge: bool = False
     source: str | None = None
     kind: Kind | None = None
+    id_field: str | None = None
 
     @property
     def name(self) -> str:
@@ -99,6 +101,13 @@ class Option:
         except ValueError as error:
             field = f" (field {self.field})" if self.field else ""
             raise typer.BadParameter(f"{self.flag}{field}: {error}") from None
+
+    def put_id(self, body: dict[str, Any], whole: str) -> None:
+        """Replace the beginning of an id in `body` by the whole id."""
+        *path, last = (self.id_field or self.field).split(".")
+        for name in path:
+            body = body[name]
+        body[last] = whole
 
 
 def build(options: Sequence[Option], given: Mapping[str, Any]) -> dict[str, Any]:

@@ -181,7 +181,7 @@ WORKSPACE_OPTIONS = (
     Option("--git", "workspace", "Work on a clone of this repository.", str, _git),
     Option(
         *("--snapshot", "workspace", "Work on the result of this execution."), str, _snapshot, {"metavar": "ID"},
-        kind=EXECUTION,
+        kind=EXECUTION, id_field="workspace.execution_id",
     ),
     Option("--shared", "workspace", "Work in place in this path of the shared volume.", str, _shared),
     Option("--ref", "workspace.ref", "Branch, tag or commit of --git.", source="git"),

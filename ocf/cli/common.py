@@ -46,6 +46,18 @@ def directory(data_dir: Path | None) -> Path:
     return data_dir or NAMED_DIRECTORY.get() or Path(os.environ.get("OCF_DATA_DIR") or DEFAULT_DATA_DIR)
 
 
+def local_directory(data_dir: Path | None) -> Path:
+    """Return the data directory, for a verb that acts on this machine; exit 2 if the command line names a gateway."""
+    for option, value in (("--gateway", NAMED_GATEWAY.get()), ("--context", NAMED_CONTEXT.get())):
+        if value is not None:
+            fail(
+                f"{option} {value}: this verb acts on a data directory of this machine, not on a gateway; "
+                f"leave {option} out, or give --data-dir DIR instead",
+                2,
+            )
+    return directory(data_dir)
+
+
 def print_json(value: object) -> None:
     """Print one line of JSON on stdout."""
     text = json.dumps(value, ensure_ascii=False, default=str)

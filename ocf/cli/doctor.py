@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ocf.cli.common import DEFAULT_PROJECT, DataDir, JsonFlag, Project, directory, fail, plain, print_json
+from ocf.cli.common import DEFAULT_PROJECT, DataDir, JsonFlag, Project, fail, local_directory, plain, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,7 +39,7 @@ def doctor(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
     Checks programs, the kernel's sandbox support, disk space, and the stack of the data directory. The settings shown
     (secrets masked) are those that the stack was started with; without a stack, those of this shell.
     """
-    place = directory(data_dir).resolve()
+    place = local_directory(data_dir).resolve()
     found, stack = _stack(place)
     settings, problem = (dict(found.settings), "") if found else _settings()
     findings = [*_python(), *_programs(), *_sandbox(str(settings.get("SANDBOX") or "required")), *_disk(place)]
@@ -83,7 +83,8 @@ def encrypt_key(
         else:
             sys.stdout.write(made + "\n")
         return
-    master = os.environ.get("ENCRYPTION_KEY") or _stack_key(directory(data_dir))
+    place = local_directory(data_dir)
+    master = os.environ.get("ENCRYPTION_KEY") or _stack_key(place)
     if not master:
         fail("no ENCRYPTION_KEY; make one with: export ENCRYPTION_KEY=$(ocf encrypt-key --generate)", 2)
     secret = sys.stdin.readline().strip() if key == "-" else key

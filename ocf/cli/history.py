@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from ocf.cli.common import DataDir, JsonFlag, directory, fail, print_json, run
+from ocf.cli.common import DataDir, JsonFlag, fail, local_directory, print_json, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,7 +30,7 @@ def rebuild(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
     The servers must be up: those of the stack in the data directory, else those that the environment names, as in a pod
     of the gateway. It may run at any time, and again.
     """
-    run(_rebuild(_settings(directory(data_dir)), json_output))
+    run(_rebuild(_settings(local_directory(data_dir)), json_output))
 
 
 def _settings(data_dir: Path) -> Settings:

@@ -17,8 +17,8 @@ from ocf.cli.common import (
     DataDir,
     JsonFlag,
     Project,
-    directory,
     fail,
+    local_directory,
     plain,
     print_json,
 )
@@ -46,7 +46,7 @@ def up(
     everything is ready: the addresses of gateway, NATS, S3 and console, and credentials. With --detach a stack that is
     already up is left unchanged, and its line is printed.
     """
-    chosen = directory(data_dir)
+    chosen = local_directory(data_dir)
     if detach:
         _detach(chosen, port, json_output)
     _foreground(chosen, port, json_output)
@@ -59,7 +59,7 @@ def down(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
     from ocf.stack.process_table import Layout
     from ocf.stack.state import running_pid
 
-    layout = Layout(directory(data_dir).resolve())
+    layout = Layout(local_directory(data_dir).resolve())
     pid = running_pid(layout.data_dir)
     if pid is not None:
         os.kill(pid, signal.SIGTERM)
@@ -88,7 +88,7 @@ def creds(
     from ocf.functions.runtime.nats_auth import PROJECT_BACKEND, mint_user
     from ocf.stack.keys import load
 
-    chosen, project = directory(data_dir), project or DEFAULT_PROJECT
+    chosen, project = local_directory(data_dir), project or DEFAULT_PROJECT
     keys = load(chosen)
     if keys is None:
         fail(f"no stack has run in {chosen}; `ocf up` makes its keys")

@@ -74,6 +74,32 @@ def test_a_wrong_context_is_named(words: list[str], status: int, problem: str, a
     assert not alone.exists()
 
 
+@pytest.mark.parametrize(
+    "verb",
+    [["up"], ["up", "--detach"], ["down"], ["creds"], ["doctor"], ["encrypt-key", "secret"], ["history", "rebuild"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("option", ["--gateway", "--context"])
+def test_a_local_verb_acts_for_no_gateway(
+    option: str, verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is named on the command line is an error before anything is done; the environment has no part in it."""
+    monkeypatch.setenv("ENCRYPTION_KEY", "A" * 43 + "=")
+    status, said = ocf(option, "https://prod", *verb)
+    assert (status, said.count("\n")) == (2, 1)
+    assert f"{option} https://prod: this verb acts on a data directory of this machine" in said
+    assert "--data-dir DIR" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gateway_in_the_environment_leaves_local_verbs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They stop and seal here, whatever other verbs talk to."""
+    monkeypatch.setenv("OCF_GATEWAY", "https://prod")
+    monkeypatch.setenv("OCF_CONTEXT", "none")
+    assert ocf("down", "--json")[0] == 0
+    assert "no stack has run in .ocf" in ocf("creds")[1]
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"current": null}', '{"current": 1, "contexts": {"a": {"gateway": 3}}}'])
 def test_a_damaged_file_of_contexts_is_named(text: str, alone: Path) -> None:
     """It is not overwritten, and verbs that name their gateway work."""

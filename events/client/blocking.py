@@ -62,7 +62,7 @@ class Gateway(LoopThread):
         return self._run(self._gateway.get_session(session))
 
     def list_sessions(self) -> list[dict[str, Any]]:
-        """Return the sessions of the project, newest first."""
+        """Return all sessions of the project, newest first."""
         return self._run(self._gateway.list_sessions())
 
     def attach_session(self, session: str, *, client_id: str | None = None) -> None:

@@ -20,6 +20,7 @@ from typing import Any, Literal, Self, Unpack, cast
 from ocf.events.client.api_types import Chunk, CreateSession, ExecuteTask, Rule, RunAgain, Submits, TaskPage, TaskStatus
 from ocf.events.client.gateway import Address, GatewayClient, connect
 from ocf.events.client.outage import DEFAULT_PATIENCE
+from ocf.events.client.pages import items_of
 
 Download = Literal["output", "diff", "files", "events"]
 
@@ -108,8 +109,8 @@ class AsyncGateway:
         return cast(dict[str, Any], await self._calls.call("GET", f"/sessions/{session}"))
 
     async def list_sessions(self) -> list[dict[str, Any]]:
-        """Return the sessions of the project, newest first."""
-        return cast(list[dict[str, Any]], (await self._calls.call("GET", "/sessions"))["items"])
+        """Return all sessions of the project, newest first."""
+        return [one async for one in items_of(self._calls, "/sessions", "session_id")]
 
     async def attach_session(self, session: str, *, client_id: str | None = None) -> None:
         """Attach a client, which prevents expiry of the session."""

@@ -154,10 +154,14 @@ class Tools:
         async with self._task(execution_id) as (gateway, _, path):
             return dict(await gateway.call("POST", f"{path}/cancel"))
 
-    async def list_executions(self, limit: Annotated[int, Field(ge=1, le=100)] = 20) -> dict[str, Any]:
+    async def list_executions(
+        self,
+        limit: Annotated[int, Field(ge=1, le=100)] = 20,
+        cursor: Annotated[str | None, Field(description="`next` of the page before.")] = None,
+    ) -> dict[str, Any]:
         """List the project's tasks, newest first."""
         async with self._gateway() as gateway:
-            return dict(await gateway.call("GET", "/tasks", limit=limit))
+            return dict(await gateway.call("GET", "/tasks", limit=limit, cursor=cursor))
 
     async def models(self, provider: str | None = None) -> dict[str, Any]:
         """List the models that `more.model_config` may name, with limits and prices; one provider's if given."""

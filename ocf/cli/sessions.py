@@ -16,6 +16,7 @@ from ocf.cli.common import console, fail, plain, print_json
 from ocf.cli.options.task import SESSION_OPTIONS, session_body
 from ocf.cli.tasks import follow
 from ocf.cli.verb import Call, Session, verb
+from ocf.events.client.pages import items_of
 
 if TYPE_CHECKING:
     from ocf.events.client.gateway import GatewayClient
@@ -62,9 +63,14 @@ async def _wait_exists(gateway: GatewayClient, session: str) -> None:
 
 @app.command("list")
 @verb()
-async def list_(call: Call) -> int:
+async def list_(
+    call: Call,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, show_default="all", help="The newest ones.")
+    ] = None,
+) -> int:
     """List the project's sessions, newest first."""
-    items = (await call.gateway.call("GET", "/sessions"))["items"]
+    items = [one async for one in items_of(call.gateway, "/sessions", "session_id", limit)]
     if call.json:
         print_json(items)
         return 0

@@ -12,6 +12,7 @@ from ocf.cli import streams
 from ocf.cli.common import console, copy, fail, local_time, plain, print_json, printable
 from ocf.cli.options.task import RERUN_OPTIONS, TASK_OPTIONS, task_body
 from ocf.cli.verb import Call, Execution, verb
+from ocf.events.client.pages import items_of
 
 if TYPE_CHECKING:
     from ocf.events.client.gateway import GatewayClient
@@ -116,19 +117,20 @@ async def list_(
     state: Annotated[list[str] | None, typer.Option("--status", help="Only these states; may be repeated.")] = None,
     label: Annotated[list[str] | None, typer.Option("--label", "-l", help="KEY or KEY=VALUE; all of them.")] = None,
     search: Annotated[str | None, typer.Option("--search", help="Words of title and result.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=500)] = 20,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1)] = 20,
 ) -> int:
     """List executions of the project, newest first."""
-    page = await call.gateway.call("GET", "/tasks", status=state, label=label, q=search, limit=limit)
+    wanted = {"status": state, "label": label, "q": search}
+    items = [one async for one in items_of(call.gateway, "/tasks", "execution_id", limit, **wanted)]
     if call.json:
-        print_json(page["items"])
+        print_json(items)
         return 0
-    if not page["items"]:
+    if not items:
         return call.none("executions")
     from ocf.cli.render import task_list
 
     screen = console()
-    screen.print(task_list(page["items"], screen.width))
+    screen.print(task_list(items, screen.width))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -230,6 +231,39 @@ async def test_a_beginning_that_is_not_unique_is_an_error(given: str, problem: s
     with pytest.raises(CallFailed) as caught:
         await whole_id(gateway, EXECUTION, given)
     assert problem in str(caught.value)
+
+
+class Pages:
+    """A gateway with two pages of sessions; the first one also has what began a moment ago."""
+
+    address = Address("http://h")
+
+    async def call(self, _: str, path: str, limit: int, cursor: str | None = None) -> Any:
+        assert (path, limit) == ("/sessions", 500)
+        new, old = ({"session_id": one, "state": "open"} for one in (FIRST, SECOND))
+        return {"items": [new, old], "next": None} if cursor == "2" else {"items": [new], "next": "2"}
+
+
+async def test_an_old_session_counts_when_a_beginning_is_looked_up() -> None:
+    """Otherwise `ocf session destroy` of a beginning that two have would destroy the newer one."""
+    gateway: Any = Pages()
+    assert await whole_id(gateway, SESSION, "0b5f2f0e-0") == SECOND
+    with pytest.raises(CallFailed, match=f"more than one session .* begins with 0b5f: {FIRST}, {SECOND}"):
+        await whole_id(gateway, SESSION, "0b5f")
+
+
+def test_sessions_of_every_page_are_listed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of them, or the newest."""
+    monkeypatch.setattr("ocf.cli.verb.connected", lambda work, *_: asyncio.run(work(Pages())))
+    assert [one["session_id"] for one in json.loads(ocf("session", "list", "--json")[1])] == [FIRST, SECOND]
+    monkeypatch.setattr(Pages, "call", one_page)
+    assert [one["session_id"] for one in json.loads(ocf("session", "list", "--json", "-n", "1")[1])] == [FIRST]
+
+
+async def one_page(_: Pages, method: str, path: str, limit: int, cursor: str | None = None) -> Any:
+    """Answer with one session more than was asked for, as a gateway that has just heard of it."""
+    assert (method, path, limit, cursor) == ("GET", "/sessions", 1, None)
+    return {"items": [{"session_id": FIRST}, {"session_id": SECOND}], "next": "2"}
 
 
 def test_the_version_is_that_of_the_distribution() -> None:

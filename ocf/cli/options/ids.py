@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ocf.events.client.outage import CallFailed
+from ocf.events.client.pages import items_of
 
 if TYPE_CHECKING:
     from ocf.events.client.gateway import GatewayClient
@@ -43,9 +44,10 @@ async def whole_id(gateway: GatewayClient, kind: Kind, given: str) -> str:
         return given
     if not _BEGINNING.fullmatch(given):
         raise CallFailed(f"{given!r} is not an id of {kind.noun}s, or the beginning of one")
-    query = {"id_prefix": given, "limit": _SHOWN + 1} if kind.searched else {}
-    items = (await gateway.call("GET", kind.path, **query))["items"]
-    found = [str(item[kind.field]) for item in items if str(item[kind.field]).startswith(given)]
+    # Without the gateway's search every page is read: an old thing may begin like a new one.
+    query, most = ({"id_prefix": given}, _SHOWN + 1) if kind.searched else ({}, None)
+    items = items_of(gateway, kind.path, kind.field, most, **query)
+    found = [str(item[kind.field]) async for item in items if str(item[kind.field]).startswith(given)]
     where = f"{kind.noun} of project {gateway.address.project}"
     if not found:
         raise CallFailed(f"no {where} has an id that begins with {given}")

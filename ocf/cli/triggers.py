@@ -42,18 +42,30 @@ async def apply(
 
 
 def documents(file: str) -> list[dict[str, Any]]:
-    """Return the objects of a YAML file; exit with one line if it has anything else."""
+    """Return the objects of a YAML file; exit with one line if it has anything else, or a value that JSON lacks."""
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        """Reads dates as the texts that they are in JSON."""
+
+    Loader.yaml_implicit_resolvers = {
+        first: [one for one in resolvers if one[0] != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     try:
         text = sys.stdin.read() if file == "-" else Path(file).read_text()
-        found = [one for one in yaml.safe_load_all(text) if one is not None]
+        found = [one for one in yaml.load_all(text, Loader) if one is not None]
     except OSError as error:
         fail(streams.of_os(error))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         fail(f"{file}: {error}")
     if not found or not all(isinstance(one, dict) for one in found):
         fail(f"{file}: must hold YAML objects, one for each rule")
+    for number, one in enumerate(found, 1):
+        try:
+            json.dumps(one, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            fail(f"{file}: rule {one.get('name') or number}: {error}; values must be those of JSON")
     # YAML 1.1 reads the key `on` as true.
     return [{"on" if key is True else key: value for key, value in one.items()} for one in found]
 

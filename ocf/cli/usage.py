@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
 
-from ocf.cli.common import console, plain, print_json
+from ocf.cli.common import console, copy, plain, print_json
 from ocf.cli.verb import Call, verb
 
 _GROUPS = ("project", "model", "day", "label")
@@ -34,9 +33,7 @@ async def usage(
     }
     wanted = {name: value for name, value in wanted.items() if value is not None}
     if csv:
-        async for piece in call.gateway.download("/usage", **wanted, format="csv"):
-            sys.stdout.write(piece.decode())
-        return 0
+        return await copy(call.gateway.download("/usage", **wanted, format="csv"))
     found = await call.gateway.call("GET", "/usage", **wanted)
     if call.json:
         print_json(found)

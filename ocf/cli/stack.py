@@ -229,6 +229,7 @@ def _detach(data_dir: Path, port: int, json_output: bool) -> NoReturn:
     """Start `ocf up` in a session of its own and wait for its one line on an inherited pipe."""
     import subprocess
 
+    from ocf.functions.settings.settings import load_or_exit
     from ocf.stack.keys import make_private_dir
     from ocf.stack.process_table import Layout
     from ocf.stack.state import running_pid
@@ -236,6 +237,7 @@ def _detach(data_dir: Path, port: int, json_output: bool) -> NoReturn:
     layout = Layout(make_private_dir(data_dir).resolve())
     if running_pid(layout.data_dir) is not None and layout.answer.exists():
         _print_answer(json.loads(layout.answer.read_text()), data_dir, json_output)
+    load_or_exit()  # the other process could only write what is wrong to its log
     reading, writing = os.pipe()
     make_private_dir(layout.logs)
     argv = [sys.executable, "-m", "ocf.cli.main", "up", "--data-dir", str(data_dir), "--port", str(port)]

@@ -14,7 +14,7 @@ import typer
 
 from ocf.cli.common import console, fail, plain, print_json
 from ocf.cli.options.task import SESSION_OPTIONS, session_body
-from ocf.cli.tasks import follow
+from ocf.cli.tasks import CLOSED_PIPE, follow
 from ocf.cli.verb import Call, Session, verb
 from ocf.events.client.pages import items_of
 
@@ -155,7 +155,7 @@ async def _reattach(gateway: GatewayClient, session: str, client: str) -> None:
 
 
 async def _watch(gateway: GatewayClient, session: str, shown: set[str], json_output: bool) -> int:
-    """Show each execution to its end, one after the other, until the session is destroyed."""
+    """Show each execution to its end, one after the other, until the session is destroyed or nobody reads."""
     from ocf.events.client.outage import CallFailed
 
     while True:
@@ -164,7 +164,8 @@ async def _watch(gateway: GatewayClient, session: str, shown: set[str], json_out
             new = [execution for execution in found["executions"] if execution not in shown]
             for execution in new:
                 shown.add(execution)
-                await follow(gateway, execution, 1, json_output)
+                if await follow(gateway, execution, 1, json_output) == CLOSED_PIPE:
+                    return CLOSED_PIPE
         except CallFailed as error:
             if error.status != 404:
                 raise

@@ -22,7 +22,7 @@ EXIT = {"completed": 0, "failed": 1, "rejected": 2, "cancelled": 3, "timed_out":
 #: Seconds that a gateway may be away before a following verb gives up, and the exit status then.
 PATIENCE, GAVE_UP = 600.0, 5
 #: Exit status when the reader closed the pipe early, as a shell reports SIGPIPE.
-_CLOSED_PIPE = 141
+CLOSED_PIPE = 141
 
 GiveUp = Annotated[
     float, typer.Option("--give-up", min=0, metavar="SECONDS", help="How long a gateway may be away; then exit 5.")
@@ -215,7 +215,7 @@ async def follow(gateway: GatewayClient, execution: str, start: int, json_output
         final = await gateway.lasting(f"/tasks/{execution}/status")
     except BrokenPipeError:
         streams.discard()
-        return _CLOSED_PIPE
+        return CLOSED_PIPE
     except GaveUp as error:
         start = error.resume or start
         fail(f"{error}; continue with: ocf watch {execution} --from {start}", GAVE_UP)

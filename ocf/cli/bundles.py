@@ -31,7 +31,13 @@ async def export(call: Call, execution: Execution, output: Output = None) -> int
         fail(f"{target} exists; name another file with -o")
     unfinished = target.with_name(f"{target.name}.part")
     try:
-        with unfinished.open("xb") as file:
+        file = unfinished.open("xb")
+    except FileExistsError:
+        fail(f"{unfinished} exists: another export writes it; if none does, remove it")
+    except OSError as error:
+        fail(f"{unfinished}: {error.strerror}")
+    try:
+        with file:
             async for piece in call.gateway.download(f"/tasks/{execution}/bundle"):
                 file.write(piece)
         unfinished.rename(target)

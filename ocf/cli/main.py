@@ -48,7 +48,7 @@ def _run() -> int:
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
-        return _print_error(f"internal error: {type(error).__name__}: {error} ({DEBUG}=1 shows where)")
+        return _print_error(f"internal error: {error!r} ({DEBUG}=1 shows where)")
     return 0
 
 

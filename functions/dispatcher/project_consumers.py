@@ -32,8 +32,9 @@ class ProjectConsumer:
     pulling: bool = False
     #: Time of the last message (monotonic seconds).
     active: float = 0.0
-    #: Sequences to be redelivered.
-    redelivering: set[int] = field(default_factory=set)
+    #: Delivered messages that are not settled: infinity while in flight, else the time (monotonic seconds) after which
+    #: a redelivery is overdue.
+    unsettled: dict[int, float] = field(default_factory=dict)
 
 
 class ProjectConsumers:
@@ -91,8 +92,11 @@ class ProjectConsumers:
         return self._known.setdefault(project, ProjectConsumer(self._route.own(project, start)))
 
     async def reopen(self, own: ProjectConsumer) -> None:
-        """Create the consumer again if it was deleted, starting after the last delivered message."""
-        wanted = replace(own.spec, start=max(own.spec.start, own.delivered + 1))
+        """Create the consumer again if it was deleted, starting with the oldest message that is not settled.
+
+        Later ones that were handled are delivered again, as after any lost acknowledgement.
+        """
+        wanted = replace(own.spec, start=max(own.spec.start, min((*own.unsettled, own.delivered + 1))))
         try:
             own.spec = replace(own.spec, start=await self._bus.open_consumer(wanted))
         except Unavailable as error:

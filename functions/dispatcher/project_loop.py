@@ -7,6 +7,7 @@ that wait, also for a redelivery, count only against the consumer of their own p
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -143,8 +144,9 @@ class ProjectLoop:
             waiting, unsettled = waiting + state.backlog.waiting, unsettled + state.backlog.unsettled
             own.behind = state.backlog.waiting
             if not state.backlog.unsettled:
-                own.redelivering.clear()
-            if state.backlog.unsettled > self._shares.held(project) + len(own.redelivering):
+                own.unsettled.clear()
+            now = self._clock.monotonic()
+            if state.backlog.unsettled > sum(until > now for until in own.unsettled.values()):
                 own.rechecks = max(own.rechecks, _RECHECKS)
             if own.behind or own.rechecks:
                 self._wake(project)
@@ -221,7 +223,8 @@ class ProjectLoop:
             self._free(project, slots)
             return
         own.pulling = True
-        seen, started = own.seen, 0
+        # What becomes due during this pull needs another one.
+        seen, started, rechecks, own.rechecks = own.seen, 0, own.rechecks, 0
         known = seen > own.delivered or own.behind > 0
         if not known:
             self._free(project, slots - 1)
@@ -229,7 +232,7 @@ class ProjectLoop:
         try:
             found = await self._fetched(own.spec, slots, _KNOWN if known else _POSSIBLE)
             for delivery in found or ():
-                own.redelivering.discard(delivery.message.sequence)
+                own.unsettled[delivery.message.sequence] = math.inf
                 own.delivered = max(own.delivered, delivery.message.sequence)
                 own.behind = delivery.message.behind
                 started += 1
@@ -239,8 +242,8 @@ class ProjectLoop:
             self._free(project, slots - started)
         if found:
             own.active = self._clock.monotonic()
-            if len(found) < slots:
-                own.rechecks = 0
+            if len(found) == slots:
+                own.rechecks = max(own.rechecks, rechecks)
         elif found is None:
             await self._projects.reopen(own)
             self._pulls.schedule(project, 0.25, _RECHECKS)
@@ -249,8 +252,7 @@ class ProjectLoop:
             # The missing message was deleted, or the consumer's server lags behind that of the stream.
             missing = own.behind > 0 or seen > own.delivered
             own.behind, own.delivered = 0, max(own.delivered, seen)
-            left, own.rechecks = max(own.rechecks - 1, int(missing)), 0
-            if left > 0:
+            if (left := max(rechecks - 1, int(missing))) > 0:
                 self._pulls.schedule(project, _RECHECK_SECONDS, left)
         if own.behind or own.rechecks or own.seen > own.delivered:
             self._wake(project)
@@ -288,12 +290,20 @@ class ProjectLoop:
         else:
             tracked = TrackedDelivery(delivery, self._route.ack_wait)
             handled = await dispatch_one(self._route, self._dispatcher, tracked)
-            if tracked.redelivered_in is not None and (own := self._projects.get(project)) is not None:
-                own.redelivering.add(delivery.message.sequence)
-                self._pulls.schedule(project, tracked.redelivered_in, _RECHECKS)
+            self._settled(project, delivery.message.sequence, tracked.redelivered_in)
         if not handled:
             # Vary the delay, so that messages that failed together are not retried together.
             await self._clock.sleep(self._failed_seconds * (0.5 + delivery.message.sequence % 16 / 15))
+
+    def _settled(self, project: str, sequence: int, redelivered_in: float | None) -> None:
+        """Note that a delivery has ended, and when it comes again unless that is None."""
+        if (own := self._projects.get(project)) is None:
+            return
+        if redelivered_in is None:
+            own.unsettled.pop(sequence, None)
+            return
+        own.unsettled[sequence] = self._clock.monotonic() + redelivered_in + _RECHECKS * _RECHECK_SECONDS
+        self._pulls.schedule(project, redelivered_in, _RECHECKS)
 
     def _wake(self, project: str) -> None:
         """Let a project wait for slots, because it has or may have messages."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
+from typing import Any
 
 import httpx2
 import pytest
@@ -17,12 +19,13 @@ from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.errors import Unavailable
 from ocf.events.ports import Backlog, ConsumerSpec, Delivery
 from ocf.functions.core.system_clock import SystemClock
+from ocf.functions.dispatcher import project_loop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import FunctionTarget
 from ocf.functions.dispatcher.project_loop import ProjectLoop
-from ocf.functions.dispatcher.routes import ROUTES
+from ocf.functions.dispatcher.routes import ROUTES, Route
 
-CANCEL = next(row for row in ROUTES if row.consumer == "cancel")
+CANCEL, EXECUTE = (next(row for row in ROUTES if row.consumer == name) for name in ("cancel", "execute"))
 
 
 class Broken(MemoryBus):
@@ -42,43 +45,101 @@ class Broken(MemoryBus):
             raise trouble
         return await super().open_consumer(consumer)
 
+    def states(self) -> list[str]:
+        """The names of the consumers."""
+        return list(self._consumers)
 
-async def publish(bus: MemoryBus, project: str, subject: str = "") -> str:
+
+class Late(MemoryBus):
+    """A bus whose naks take effect when it is told, and whose pulls return when it is told."""
+
+    def __init__(self) -> None:
+        super().__init__(SystemClock())
+        self.naks: list[int] = []
+        self.empty = 0
+        self.hold = asyncio.Event()
+        self.hold.set()
+
+    async def fetch(self, consumer: ConsumerSpec, limit: int, wait: float) -> list[Delivery]:
+        found = await super().fetch(consumer, limit, wait)
+        if consumer.name == "cancel-acme":
+            self.empty += not found
+            await self.hold.wait()
+        return [LateNak(delivery, self) for delivery in found]
+
+    def arrive(self) -> None:
+        """Let every nak arrive, with its delay over."""
+        for sequence in self.naks:
+            self._consumers["cancel-acme"].not_before[sequence] = 0
+        self.changed()
+
+
+class LateNak:
+    """A delivery whose nak arrives late."""
+
+    def __init__(self, delivery: Delivery, bus: Late) -> None:
+        self._delivery, self._bus = delivery, bus
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._delivery, name)
+
+    async def nak(self, delay: float) -> None:
+        await self._delivery.nak(3600)
+        self._bus.naks.append(self._delivery.message.sequence)
+
+
+async def publish(bus: MemoryBus, project: str, subject: str = "", verb: str = "cancel") -> str:
     execution = str(uuid.uuid4())
-    headers = {"ce-specversion": "1.0", "ce-id": execution, "ce-source": "/t", "ce-type": "dev.ocf.task.cancel.v1"}
+    headers = {"ce-specversion": "1.0", "ce-id": execution, "ce-source": "/t", "ce-type": f"dev.ocf.task.{verb}.v1"}
     body = json.dumps({"execution_id": execution, "project_id": project}).encode()
-    await bus.publish(subject or subjects.command("cancel", project, execution), body, headers)
-    return project
+    await bus.publish(subject or subjects.command(verb, project, execution), body, headers)
+    return execution
 
 
 class Rig:
-    """A loop with a function that notes the project of each event."""
+    """A loop with a function that notes the project and the execution of each event."""
 
-    def __init__(self, bus: MemoryBus) -> None:
+    def __init__(self, bus: MemoryBus, route: Route = CANCEL, quota: int = 0) -> None:
         self.heard: list[str] = []
+        self.executions: list[str] = []
         self.surprise: str | None = None
+        #: Statuses of the next answers; then 200.
+        self.statuses: list[int] = []
+        #: Executions that are answered with a status each time; 0: never answered.
+        self.always: dict[str, int] = {}
         http = httpx2.AsyncClient(transport=httpx2.MockTransport(self._answer))
-        dispatcher = Dispatcher(
-            CANCEL, FunctionTarget(CANCEL, "http://function/", None, http), bus=bus, clock=bus.clock
-        )
-        self.loop = ProjectLoop(CANCEL, dispatcher, bus, bus.clock)
+        dispatcher = Dispatcher(route, FunctionTarget(route, "http://function/", None, http), bus=bus, clock=bus.clock)
+        self.loop = ProjectLoop(route, dispatcher, bus, bus.clock, quota=quota)
 
-    def _answer(self, request: httpx2.Request) -> httpx2.Response:
-        project = json.loads(request.content)["project_id"]
+    async def _answer(self, request: httpx2.Request) -> httpx2.Response:
+        data = json.loads(request.content)
+        project, execution = data["project_id"], data["execution_id"]
         if project == self.surprise:
             raise RuntimeError("words of the message")
         self.heard.append(project)
-        return httpx2.Response(200)
+        self.executions.append(execution)
+        status = self.always.get(execution, self.statuses.pop(0) if self.statuses else 200)
+        if not status:
+            await asyncio.Event().wait()
+        return httpx2.Response(status)
 
     async def until(self, condition: Callable[[], bool]) -> None:
+        async with self.running():
+            await self.wait(condition)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
         running = asyncio.create_task(self.loop.run())
         try:
-            async with asyncio.timeout(10):
-                while not condition():
-                    await asyncio.sleep(0.001)
+            yield
         finally:
             running.cancel()
             await self.loop.stop(0.1)
+
+    async def wait(self, condition: Callable[[], bool], seconds: float = 10) -> None:
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await asyncio.sleep(0.001)
 
 
 @pytest.mark.parametrize("trouble", [Unavailable("no answer"), RuntimeError("nobody thought of it")])
@@ -159,3 +220,52 @@ def test_the_consumers_of_a_row() -> None:
         None,
         None,
     )
+
+
+async def test_a_redelivery_that_comes_later_than_planned_is_pulled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The nak reached the server after all pulls for it (NATS was away): the next count of the backlog finds it."""
+    monkeypatch.setattr(project_loop, "_RECHECK_SECONDS", 0.01)
+    bus = Late()
+    rig = Rig(bus)
+    rig.statuses = [503]
+    await publish(bus, "acme")
+    async with rig.running():
+        await rig.wait(lambda: bus.empty >= 3)
+        assert len(rig.heard) == 1
+        bus.arrive()
+        assert (await rig.loop.measure()).unsettled == 1
+        await rig.wait(lambda: len(rig.heard) == 2)
+
+
+async def test_a_redelivery_that_is_due_during_another_pull_is_pulled_after_it() -> None:
+    """That pull finds another message, and was answered before the redelivery was due."""
+    bus = Late()
+    rig = Rig(bus)
+    rig.statuses = [503]
+    await publish(bus, "acme")
+    async with rig.running():
+        await rig.wait(lambda: len(bus.naks) == 1)
+        bus.hold.clear()
+        await publish(bus, "acme")
+        due = asyncio.get_running_loop().time() + 0.6
+        await rig.wait(lambda: asyncio.get_running_loop().time() > due)
+        bus.arrive()
+        bus.hold.set()
+        await rig.wait(lambda: len(rig.heard) == 3)
+
+
+async def test_a_deleted_consumer_is_created_again_from_the_oldest_open_message() -> None:
+    """An operator deletes it while one message waits for its retry: that one is not passed over."""
+    bus = Broken()
+    rig = Rig(bus)
+    first = await publish(bus, "acme")
+    rig.statuses = [503]
+    async with rig.running():
+        await rig.wait(lambda: rig.executions == [first])
+        second = await publish(bus, "acme")
+        await rig.wait(lambda: second in rig.executions)
+        await bus.remove_consumer(CANCEL.own("acme", 1))
+        bus.trouble["cancel-acme"] = Unavailable("no such consumer")
+        await rig.wait(lambda: "cancel-acme" in bus.states())
+        del bus.trouble["cancel-acme"]
+        await rig.wait(lambda: rig.executions.count(first) == 2)

@@ -67,7 +67,7 @@ class ConsumerLoop:
 
 
 async def dispatch_one(route: Route, dispatcher: Dispatcher, delivery: Delivery) -> bool:
-    """Dispatch one delivery; return whether it was handled. Log all errors, so that they affect no other delivery."""
+    """Dispatch one delivery; return False if it failed. Log all errors, so that they affect no other delivery."""
     subject = delivery.message.subject
     try:
         return await dispatcher.dispatch(delivery)

@@ -54,7 +54,7 @@ class Dispatcher:
         return self._closed
 
     async def dispatch(self, delivery: Delivery) -> bool:
-        """Deliver one message and settle it; return whether it was handled.
+        """Deliver one message and settle it; return False if it failed. One that waits for others has not failed.
 
         Raises:
             Retry: NATS does not answer; the message is redelivered after the ack wait.
@@ -109,7 +109,7 @@ class Dispatcher:
         finally:
             heartbeat.cancel()
         await self._settle(delivery, event, result)
-        return result.done
+        return result.done or result.too_early
 
     async def _in_order(self, key: str | None, message: Message, event: Event) -> DeliveryResult:
         """Return the function's response, or 425 if an earlier message of the same key is still to be redelivered."""

@@ -269,3 +269,16 @@ async def test_a_deleted_consumer_is_created_again_from_the_oldest_open_message(
         await rig.wait(lambda: "cancel-acme" in bus.states())
         del bus.trouble["cancel-acme"]
         await rig.wait(lambda: rig.executions.count(first) == 2)
+
+
+async def test_executions_that_wait_for_their_session_hold_no_slot() -> None:
+    """One session is busy and six executions wait for it (425): with a quota of two, the project's next one comes."""
+    bus = MemoryBus(SystemClock())
+    rig = Rig(bus, EXECUTE, quota=2)
+    rig.always[await publish(bus, "acme", verb="execute")] = 0
+    async with rig.running():
+        await rig.wait(lambda: len(rig.heard) == 1)
+        for _ in range(6):
+            rig.always[await publish(bus, "acme", verb="execute")] = 425
+        new = await publish(bus, "acme", verb="execute")
+        await rig.wait(lambda: new in rig.executions, 2)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Mapping
 from functools import partial
 from typing import NoReturn
 
@@ -48,7 +48,8 @@ from ocf.functions.settings.sink_rules import KUBERNETES, check
 
 log = structlog.get_logger()
 
-_SHORT_GRACE = 10.0
+#: Seconds for deliveries in flight at the stop; the lease lasts longer, and so does the patience of the embedded stack.
+_SHORT_GRACE = 5.0
 _LAG_EVERY = 15.0
 #: Stands for all sinks in `DISPATCH_CONSUMERS`.
 _SINKS = "sinks"
@@ -88,41 +89,52 @@ async def run(settings: Settings) -> None:
         inside, outside = httpx2.AsyncClient(transport=connections()), httpx2.AsyncClient()
         async with build(settings, "dispatcher", front.note) as deps, inside, outside:
             leader = Leader(deps.executions, settings.dispatch_leader, socket.gethostname(), deps.clock)
-            dispatching = asyncio.create_task(_dispatch(deps, leader, inside, outside))
+            stop = asyncio.Event()
+            dispatching = asyncio.create_task(_dispatch(deps, leader, inside, outside, stop))
             serving = asyncio.ensure_future(stopped)
             checks = {"nats": deps.bus.ready, "leader": leader.state}
             front.open(Starlette(routes=list(health_routes(checks))))
             await asyncio.wait((serving, dispatching), return_when=asyncio.FIRST_COMPLETED)
-            if dispatching.done():
-                dispatching.result()  # raises: it ends by an error only
-            await cancel_and_wait([dispatching])
+            stop.set()
+            await dispatching  # raises if it has ended by an error
 
     await startup.serve(lambda app: _config(settings, app), life)
 
 
 async def _dispatch(
-    deps: Dependencies, leader: Leader, inside: httpx2.AsyncClient, outside: httpx2.AsyncClient
-) -> NoReturn:
-    """Dispatch whenever this process leads, until cancelled."""
+    deps: Dependencies, leader: Leader, inside: httpx2.AsyncClient, outside: httpx2.AsyncClient, stop: asyncio.Event
+) -> None:
+    """Dispatch whenever this process leads, until `stop`; then finish what is in flight, and let another one lead."""
     routes = selected_routes(deps.settings)
     wake = None
     if deps.settings.dispatch_wake:
         wake = Wake(function_url(deps.settings.function_urls, "execute"), inside, deps.clock)
-    while True:
-        await leader.acquire()
+    while not stop.is_set() and await _ended_before(stop, leader.acquire()):
         loops: dict[str, ConsumerLoop | ProjectLoop] = {}
         for route in routes:
             loops[route.consumer] = _loop(deps, route, inside, outside, loops, wake)
         tasks = [asyncio.create_task(loop.run()) for loop in loops.values()]
         tasks.append(asyncio.create_task(_measure_lag(deps, routes, loops)))
         try:
-            await leader.keep()
+            await _ended_before(stop, leader.keep())
         finally:
             await cancel_and_wait(tasks)
             await asyncio.gather(*(loop.stop(_SHORT_GRACE if loop.short else 0.1) for loop in loops.values()))
             await leader.release()
             for route in routes:
                 metrics.forget_backlog(route.consumer)
+
+
+async def _ended_before(stop: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+    """Return whether `work` ended before `stop`, which cancels it."""
+    working, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            working.result()
+        return working.done()
+    finally:
+        await cancel_and_wait([working, stopping])
 
 
 def _config(settings: Settings, app: ASGIApp) -> uvicorn.Config:

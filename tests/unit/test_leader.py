@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Awaitable, Callable
 
+import httpx2
 import pytest
 
+from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBucket
+from ocf.events.command_payloads import Cancel
 from ocf.events.errors import Unavailable
-from ocf.events.ports import Entry
+from ocf.events.ports import Backlog, Entry
+from ocf.functions.core.system_clock import SystemClock
+from ocf.functions.dispatcher import main
+from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.runtime.leader import LOOK_EVERY, RENEW_EVERY, TTL, Leader
 from tests.support.clock import ManualClock
+from tests.support.parts import PROJECT, bench
 
 KEY = "dispatcher"
 
@@ -152,3 +160,39 @@ async def test_without_a_key_everybody_leads(bucket: Away, clock: ManualClock) -
         await one.acquire()
     assert [await one.state() for one in leaders] == ["leads", "leads"]
     assert await bucket.get(KEY) is None
+
+
+async def test_a_leader_that_is_told_to_stop_finishes_what_is_in_flight() -> None:
+    """The function answers after half a second: the message is acknowledged, and the lease is gone for the next one."""
+    row = next(row for row in ROUTES if row.consumer == "cancel")
+    b = bench(SystemClock(), DISPATCH_LEADER=KEY)
+    execution, asked = str(uuid.uuid4()), asyncio.Event()
+    cancel = b.command("dev.ocf.task.cancel.v1", Cancel(project_id=PROJECT, execution_id=execution))
+    await b.bus.publish(subjects.command("cancel", PROJECT, execution), cancel.data, cancel.headers())
+
+    async def answer(_: httpx2.Request) -> httpx2.Response:
+        asked.set()
+        await asyncio.sleep(0.5)
+        return httpx2.Response(200)
+
+    leader, stop = Leader(b.deps.executions, KEY, "a", b.deps.clock), asyncio.Event()
+    async with httpx2.AsyncClient(transport=httpx2.MockTransport(answer)) as http:
+        dispatching = asyncio.create_task(main._dispatch(b.deps, leader, http, http, stop))
+        async with asyncio.timeout(10):
+            await asked.wait()
+            assert await b.deps.executions.get(KEY) is not None
+            stop.set()
+            await dispatching
+    assert await b.bus.backlog(row.own(PROJECT, 1)) == Backlog(0, 0)
+    assert await b.deps.executions.get(KEY) is None
+
+
+async def test_a_standby_that_is_told_to_stop_ends() -> None:
+    """And leaves the lease of the other one."""
+    b = bench(SystemClock(), DISPATCH_LEADER=KEY)
+    await b.deps.executions.create(KEY, b"other")
+    leader, stop = Leader(b.deps.executions, KEY, "a", b.deps.clock), asyncio.Event()
+    stop.set()
+    async with httpx2.AsyncClient() as http, asyncio.timeout(10):
+        await main._dispatch(b.deps, leader, http, http, stop)
+    assert await b.deps.executions.get(KEY) is not None

@@ -10,6 +10,7 @@ import structlog
 from ocf.events import subjects
 from ocf.events.errors import InvalidEvent
 from ocf.events.fact_payloads import FieldError
+from ocf.events.lifecycle import State
 from ocf.events.ports import Bus, Clock, Message
 from ocf.events.refs import ExecutionRef
 from ocf.events.streams import COMMANDS_AGE, DAY
@@ -56,7 +57,14 @@ class Undelivered:
             known: object = await self.sessions.get(parsed.project, parsed.entity)
         else:
             ref = ExecutionRef(parsed.project, parsed.entity)
-            known = await self.records.get(ref.project, ref.execution) or await self.records.ended.used(ref)
+            record = await self.records.get(ref.project, ref.execution)
+            # An earlier run may have ended between its record of the rejection and the fact.
+            unsaid = (
+                record is not None
+                and record.state is State.REJECTED
+                and await self.bus.last(subjects.EVENTS, ref.fact("rejected")) is None
+            )
+            known = not unsaid and (record or await self.records.ended.used(ref))
         if known:
             return
         await self.rejections.reject_message(message, None, [_ERROR])

@@ -171,6 +171,12 @@ class Records:
             }
         )
 
+    def with_fact(self, record: Record, type_: str, data: Model, cause: Event | None) -> Record:
+        """Return `record` with a fact in its outbox. Store it, then call `publish_outbox`."""
+        trace_context.link(record.traceparent)
+        entry = self._outbox_entry(type_, data, self._clock.now(), cause, record)
+        return record.model_copy(update={"outbox": [*record.outbox, entry]})
+
     def _outbox_entry(self, type_: str, data: Model, now: datetime, cause: Event | None, record: Record) -> OutboxEntry:
         extensions = {"causationid": cause.id if cause else record.command_id}
         near = trace_context.active() or (trace_context.of(cause.extensions) if cause else {})

@@ -73,6 +73,7 @@ async def result(
         return
     command(event, PushResult)
     if record.publishing is None:
+        await records.publish_outbox(record)  # an earlier delivery may have ended before it
         raise Drop("there is no refused result to push")
     task = await _task(ref, bus, store)
     folder = Path(tempfile.mkdtemp(prefix="ocf-result-"))
@@ -85,9 +86,12 @@ async def result(
         await records.change(ref.project, ref.execution, lambda newest: newest.model_copy(update=refused))
         raise Drop(f"refused again: {published}")
     fields = {**published.fields(), "publishing": None}
-    await records.change(ref.project, ref.execution, lambda newest: newest.model_copy(update=fields))
     fact = Published(execution_id=ref.execution, project_id=ref.project, **published.fields())
-    await records.publish_fact("dev.ocf.task.published.v1", fact, event, once=True, of=record)
+
+    def done(newest: Record) -> Record:
+        return records.with_fact(newest.model_copy(update=fields), "dev.ocf.task.published.v1", fact, event)
+
+    await records.publish_outbox(await records.change(ref.project, ref.execution, done))
 
 
 async def _task(ref: ExecutionRef, bus: Bus, store: ObjectStore) -> Execute:

@@ -12,7 +12,7 @@ import pytest
 from ocf.events import subjects, terminal_facts
 from ocf.events.command_payloads import CommentEnd, PushResult
 from ocf.events.envelope import new_event
-from ocf.events.errors import Drop
+from ocf.events.errors import Drop, Unavailable
 from ocf.events.execution_record import Attempt, Record
 from ocf.events.fact_payloads import Completed, Outcome
 from ocf.events.forge_fields import ReplyTo
@@ -102,8 +102,13 @@ async def test_a_successor_finishes_what_a_lost_worker_began(forge: StandIn, tmp
     assert f'"commit":"{record.commit}"'.encode() in completed.data
 
 
-async def test_a_refused_result_is_pushed_again(forge: StandIn, tmp_path: Path) -> None:
-    """`result_rejected` with the work kept; once the reason is gone, the command opens the pull request and says so."""
+async def test_a_refused_result_is_pushed_again(
+    forge: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`result_rejected` with the work kept; once the reason is gone, the command opens the pull request and says so.
+
+    NATS is away when it would say it: the redelivery does, and pushes nothing.
+    """
     run = await worked(forge, tmp_path)
     await end(run, ResultRejected("the branch is protected"))
     record = await run.record()
@@ -117,11 +122,23 @@ async def test_a_refused_result_is_pushed_again(forge: StandIn, tmp_path: Path) 
         await handle(run)
     assert "403" in ((await run.record()).result_message or "")
     forge.before = lambda *_: None
-    await handle(run)
+    publish, refused = run.bench.bus.publish, [Unavailable("NATS is away")]
+
+    async def failing(subject: str, *rest: Any, **options: Any) -> int:
+        if subject.endswith(".published") and refused:
+            raise refused.pop()
+        return await publish(subject, *rest, **options)
+
+    monkeypatch.setattr(run.bench.bus, "publish", failing)
+    with pytest.raises(Unavailable):
+        await handle(run)
     record = await run.record()
     assert record.state is State.FAILED
     assert record.pull_request is not None
     assert record.publishing is None
+    assert await run.bench.said(record.execution_id) == ["failed"]
+    with pytest.raises(Drop, match="no refused result"):
+        await handle(run)
     assert await run.bench.said(record.execution_id) == ["failed", "published"]
     with pytest.raises(Drop, match="no refused result"):
         await handle(run)

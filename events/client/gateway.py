@@ -235,14 +235,15 @@ class GatewayClient:
             GaveUp: the gateway was away for `patience` seconds; `resume` is the next sequence.
         """
         order, outage = Reorderer(start, gap_lines(lambda: datetime.now(UTC))), self._outage()
-        self._watched, expired = outage, None
+        self._watched, expired, refused = outage, None, self.address
         while True:
-            outage.resume, sent = order.next, self.address
+            outage.resume = order.next
             try:
-                if expired is not None and not await self._renewed(expired, sent):
+                if expired is not None and not await self._renewed(expired, refused):
                     raise expired
                 if expired is None and outage.since is not None:
                     await self.find_again()
+                sent = self.address
                 async with aclosing(self._stream(execution, order.next, outage)) as chunks:
                     async for chunk, data in chunks:
                         outage.over()
@@ -260,7 +261,7 @@ class GatewayClient:
             except CallFailed as error:
                 if expired is not None or error.status != 401:
                     raise
-                expired = error
+                expired, refused = error, sent
 
     async def _stream(
         self, execution: str, start: int, outage: Outage

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+from typing import Any
+
 import httpx2
 import pytest
 
 from ocf.events.client.gateway import Address, GatewayClient, connect
-from ocf.events.client.outage import CallFailed
+from ocf.events.client.outage import CallFailed, Unreachable
 
 
 def client(tokens: list[str], accepted: str) -> tuple[GatewayClient, list[str]]:
@@ -57,3 +60,23 @@ async def test_a_connection_asks_once_for_its_address() -> None:
     async with connect(find) as gateway:
         assert gateway.address.url == "http://h"
     assert looks == ["look"]
+
+
+async def test_a_token_that_was_renewed_while_the_gateway_is_away_is_used() -> None:
+    """The stream's token ends, the look for another one finds it, and no gateway: afterwards that token is sent."""
+    gateway, _ = client(["first", "second"], "second")
+    sent, away = list[str | None](), [Unreachable("away")]
+
+    async def verify() -> None:
+        if away:
+            raise away.pop()
+
+    async def stream(*_: Any) -> AsyncGenerator[tuple[dict[str, Any], bytes], None]:
+        sent.append(gateway.address.token)
+        if sent[-1] == "first":
+            raise CallFailed("the token has expired", 401)
+        yield {"type": "end", "sequence": 1}, b'{"type":"end","sequence":1}'
+
+    gateway.verify, gateway._stream = verify, stream  # type: ignore[method-assign]
+    assert [chunk["type"] async for chunk in gateway.watch("x")] == []
+    assert sent == ["first", "second"]

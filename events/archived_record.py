@@ -13,6 +13,8 @@ from ocf.events.refs import ExecutionRef
 
 #: Names of two objects of every archive.
 MANIFEST, EVENTS = "manifest.json", "events.ndjson"
+#: Fields of a record that the archive itself, retention and each change set.
+_PASSING = ("archived", "output_expired", "updated_at")
 #: Limit of a manifest: a record, and an entry for each object.
 _LIMIT = JsonLimit(bytes=4 * MIB, depth=64, values=200_000)
 
@@ -47,6 +49,30 @@ async def read_manifest(store: ObjectStore, ref: ExecutionRef) -> dict[str, Any]
         return dict(parse_json(data, _LIMIT, MANIFEST))
     except (InvalidEvent, ValueError, TypeError) as error:
         raise _unreadable(ref, error) from None
+
+
+def manifest_form(record: Record) -> dict[str, Any]:
+    """Return a record as manifests have it."""
+    return dict(json.loads(record.model_dump_json(exclude_defaults=True, exclude={"outbox"})))
+
+
+async def update_manifest(store: ObjectStore, record: Record) -> bool:
+    """Write a record that has changed since its archive into the manifest; return whether it has.
+
+    Raises as `archived_record` does.
+    """
+    manifest = await read_manifest(store, record.ref)
+    newest = manifest_form(record)
+    if manifest is None or _lasting(dict(manifest.get("record", {}))) == _lasting(newest):
+        return False
+    content = json.dumps({**manifest, "record": newest}, indent=2).encode()
+    await store.put(record.ref.object_key(MANIFEST), content, content_type="application/json")
+    return True
+
+
+def _lasting(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that say something after the eviction."""
+    return {name: value for name, value in fields.items() if name not in _PASSING}
 
 
 def _unreadable(ref: ExecutionRef, error: Exception) -> Unreadable:

@@ -83,11 +83,15 @@ class Backlog:
 
 @dataclass(frozen=True)
 class ConsumerState:
-    """An existing durable consumer. `start` as in `ConsumerSpec`."""
+    """An existing durable consumer. `start` as in `ConsumerSpec`.
+
+    While messages are open, all those up to the stream sequence `acknowledged` are acknowledged.
+    """
 
     name: str
     start: int
     backlog: Backlog
+    acknowledged: int
 
 
 class Inbox:
@@ -289,6 +293,13 @@ class Bucket(Protocol):
 
     async def delete(self, key: str, *, revision: int | None = None) -> None:
         """Remove the key and its history. Raises Conflict if `revision` is given and not the latest."""
+        ...
+
+    async def newest(self, filter: str) -> Entry | None:
+        """Return the entry of the latest change among the keys that match; None also if that was a deletion.
+
+        Unlike `entries` it does not ask a replica that may lag.
+        """
         ...
 
     async def get_all(self, keys: Sequence[str]) -> list[Entry]:

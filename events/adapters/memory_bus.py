@@ -275,7 +275,21 @@ class MemoryBus:
     async def consumers(self, stream: str) -> list[ConsumerState]:
         """Implement `Bus.consumers`."""
         found = [state for state in self._consumers.values() if state.spec.stream == stream]
-        return [ConsumerState(state.spec.name, state.spec.start, self._backlog(state)) for state in found]
+        return [
+            ConsumerState(state.spec.name, state.spec.start, self._backlog(state), self._acknowledged(state))
+            for state in found
+        ]
+
+    def _acknowledged(self, state: _Consumer) -> int:
+        stream = self._streams[state.spec.stream]
+        open_ = (
+            m.sequence
+            for m in stream.messages
+            if m.sequence > state.after
+            and m.sequence not in state.acked
+            and any(subject_matches(p, m.subject) for p in state.spec.subjects)
+        )
+        return min(open_, default=stream.sequence + 1) - 1
 
     async def open_consumer(self, consumer: ConsumerSpec) -> int:
         """Implement `Bus.open_consumer`."""
@@ -357,6 +371,11 @@ class MemoryBucket:
         if revision is not None and (value.revision if value else 0) != revision:
             raise Conflict(f"{key} was changed concurrently")
         self._values.pop(key, None)
+
+    async def newest(self, filter: str) -> Entry | None:
+        """Implement `Bucket.newest`."""
+        found = [entry async for entry in self.entries(filter)]
+        return found[-1] if found else None
 
     async def get_all(self, keys: Sequence[str]) -> list[Entry]:
         """Implement `Bucket.get_all`."""

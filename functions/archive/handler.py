@@ -12,7 +12,7 @@ from pathlib import Path
 import structlog
 
 from ocf.events import subjects
-from ocf.events.archived_record import EVENTS, MANIFEST
+from ocf.events.archived_record import EVENTS, MANIFEST, manifest_form
 from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE
 from ocf.events.envelope import Event, decode, parse, timestamp
 from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError, Unavailable, Unreadable
@@ -253,6 +253,6 @@ def _manifest(record: Record, event: Event, found: _Found, given: ExecutionInput
         "objects": [artifact.model_dump() for artifact in found.objects],
         "missing": found.missing,
         "input": None if given is None else given.model_dump(mode="json", exclude_none=True),
-        "record": json.loads(record.model_dump_json(exclude_defaults=True, exclude={"outbox"})),
+        "record": manifest_form(record),
     }
     return json.dumps(content, indent=2).encode()

@@ -7,19 +7,22 @@ Its record, commands, facts and output are removed, so that NATS is as large as 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import structlog
 
 from ocf.events import subjects
-from ocf.events.ports import Bus, Clock
+from ocf.events.archived_record import update_manifest
+from ocf.events.ports import Backlog, Bus, Clock, ObjectStore
 from ocf.events.refs import ExecutionRef
 from ocf.functions.cleanup.undelivered import SUBMITS
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.output_fence import purge_output
 from ocf.functions.core.schedules import EVICTION, delete_schedule
+from ocf.functions.core.stored_objects import delete_execution
 from ocf.functions.database.store import CONSUMER, History
+from ocf.functions.settings.sink_rules import RETRIED_FOR, SINK_CONSUMERS
 
 log = structlog.get_logger()
 
@@ -29,6 +32,7 @@ class Eviction:
     """The eviction of executions that ended longer than `grace` ago."""
 
     bus: Bus
+    store: ObjectStore
     records: Records
     history: History
     isolation: Isolation
@@ -42,9 +46,11 @@ class Eviction:
         Raises:
             Unavailable: The database, NATS or S3 does not answer; the next run tries again.
         """
-        async for ref, _, _ in self.history.due("evicted", self.clock.now() - self.grace):
+        sent = await self._sent()
+        async for ref, ended, _ in self.history.due("evicted", self.clock.now() - self.grace):
             if not self.isolation.is_paused("eviction", ref.record_key):
-                await self.isolation.run("eviction", ref.record_key, self._evict(ref), **ref.log_fields)
+                step = self._evict(ref, ended, sent)
+                await self.isolation.run("eviction", ref.record_key, step, **ref.log_fields)
         if await self.history.all_evicted() and await self._complete():
             await delete_schedule(self.bus, EVICTION)
 
@@ -54,12 +60,33 @@ class Eviction:
         waiting = await self.bus.first(subjects.COMMANDS, SUBMITS)
         return backlog.waiting + backlog.unsettled == 0 and waiting is None
 
-    async def _evict(self, ref: ExecutionRef) -> None:
+    async def _sent(self) -> int | None:
+        """Return the stream sequence up to which every sink has received the facts; None if no sink is behind."""
+        states = await self.bus.consumers(subjects.EVENTS)
+        behind = (one for one in states if one.name.startswith(SINK_CONSUMERS) and one.backlog != Backlog(0, 0))
+        return min((one.acknowledged for one in behind), default=None)
+
+    async def _awaited(self, ref: ExecutionRef, ended: datetime, sent: int | None) -> bool:
+        """Return whether a sink may still receive a fact; a forgotten consumer holds it for the same time."""
+        if sent is None or self.clock.now() - ended > RETRIED_FOR:
+            return False
+        newest = await self.bus.last(subjects.EVENTS, ref.fact(">"))
+        return newest is not None and newest.sequence > sent
+
+    async def _evict(self, ref: ExecutionRef, ended: datetime, sent: int | None) -> None:
         """Remove everything but the remembered id; the record last, so that a crash causes a repetition."""
+        if await self._awaited(ref, ended, sent):
+            return
         record = await self.records.get(ref.project, ref.execution)
         if record is not None:
+            if record.outbox:
+                await self.records.publish_outbox(record)
+                return
             # A result that was refused may be pushed again, which changes the record.
-            if not record.archived or record.outbox or (record.publishing is not None and not record.archive_expired):
+            if not record.archived or (record.publishing is not None and not record.archive_expired):
+                return
+            if await update_manifest(self.store, record) and await self.records.get(ref.project, ref.execution) is None:
+                await delete_execution(self.store, ref)  # deleted meanwhile
                 return
             await purge_output(self.bus, ref.project, ref.execution)
             await self.bus.purge(subjects.COMMANDS, ref.command("*"))

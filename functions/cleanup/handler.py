@@ -66,7 +66,7 @@ async def cleanup(
         case "eviction":
             grace, days = timedelta(seconds=settings.record_grace), timedelta(days=settings.idempotency_days)
             await Undelivered(bus, records, session_records, rejections, isolation, clock).run()
-            await Eviction(bus, records, history, isolation, clock, grace, days).run()
+            await Eviction(bus, store, records, history, isolation, clock, grace, days).run()
         case "workspace":
             return  # the worker with the files receives this command directly from NATS
         case _:

@@ -6,13 +6,10 @@ import zlib
 from dataclasses import dataclass
 
 from ocf.functions.dispatcher.routes import backoff
+from ocf.functions.settings.sink_rules import SINK_PAUSES, SPREAD
 
 #: 401 and 403 mean that a process has a wrong token, and are not a fault of the event.
 _RETRIED = frozenset({401, 403, 404, 408, 409})
-#: Seconds between the attempts of a delivery to a sink: twelve pauses over two days (Standard Webhooks 1.0.0,
-#: Deliverability).
-SINK_PAUSES = (1, 5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 43_200, 86_400)
-_SPREAD = 0.1
 _GONE = 410
 #: Another worker has it. After a restart of the dispatcher, a long execution causes this response until it ends.
 _CONFLICT = 409
@@ -109,4 +106,4 @@ class SinkResult(DeliveryResult):
         """Return the seconds until the next attempt: the planned pause with jitter, at least `Retry-After`."""
         planned = SINK_PAUSES[min(failures, len(SINK_PAUSES)) - 1]
         share = zlib.crc32(f"{self.event_id}.{failures}".encode()) / 0xFFFF_FFFF
-        return max(planned * (1 + _SPREAD * (2 * share - 1)), self.retry_after)
+        return max(planned * (1 + SPREAD * (2 * share - 1)), self.retry_after)

@@ -12,10 +12,18 @@ import binascii
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from ocf.events.event_types import TERMINAL_TYPES, TYPES
 
 EVERY = "*"
+#: Beginning of the names of sinks' consumers.
+SINK_CONSUMERS = "sink-"
+#: Seconds between the attempts of a delivery to a sink: twelve pauses over two days (Standard Webhooks 1.0.0,
+#: Deliverability), each with a jitter of this share; and the time of all.
+SINK_PAUSES = (1, 5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400, 28_800, 43_200, 86_400)
+SPREAD = 0.1
+RETRIED_FOR = timedelta(seconds=sum(SINK_PAUSES) * (1 + SPREAD))
 #: The `url` of a sink that is the cluster itself: Kubernetes Events in the pod's namespace.
 KUBERNETES = "kubernetes:events"
 ENDED = "ended"

@@ -15,7 +15,7 @@ from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import connect
 from ocf.events.errors import Conflict, TooLarge, Unavailable
 from ocf.events.input_limits import MESSAGE_BYTES, RECORD_BYTES
-from ocf.events.ports import Backlog, Bucket, Bus, ConsumerSpec, Fence, Message
+from ocf.events.ports import Backlog, Bucket, Bus, ConsumerSpec, ConsumerState, Fence, Message
 from ocf.functions.core.system_clock import SystemClock
 from tests.support.nats import NatsServer
 
@@ -234,7 +234,10 @@ async def test_a_backlog_tells_what_nobody_was_given_from_what_is_not_settled(bu
 
 
 async def test_a_consumer_begins_where_it_was_told_and_keeps_to_it(bus: Bus) -> None:
-    """Messages before `start` are not for it. Opened again with another start it stays as it is, and says so."""
+    """Messages before `start` are not for it. Opened again with another start it stays as it is, and says so.
+
+    It is told up to where all messages are acknowledged.
+    """
     project, _ = ids()
     sent = [await bus.publish(subjects.command("cancel", project, str(uuid.uuid4())), b"x", {}) for _ in range(3)]
     spec = replace(consumer(project), start=sent[1])
@@ -242,8 +245,16 @@ async def test_a_consumer_begins_where_it_was_told_and_keeps_to_it(bus: Bus) -> 
     assert await bus.open_consumer(replace(spec, start=sent[2])) == sent[1]
     (first,) = await bus.fetch(spec, 1, 2)
     assert (first.message.sequence, first.message.behind) == (sent[1], 1)
-    (found,) = [each for each in await bus.consumers(subjects.COMMANDS) if each.name == spec.name]
-    assert (found.start, found.backlog) == (sent[1], Backlog(waiting=1, unsettled=1))
+
+    async def state() -> ConsumerState:
+        (found,) = [each for each in await bus.consumers(subjects.COMMANDS) if each.name == spec.name]
+        return found
+
+    assert (await state()) == ConsumerState(spec.name, sent[1], Backlog(waiting=1, unsettled=1), sent[1] - 1)
+    await first.ack()
+    async with asyncio.timeout(5):
+        while not sent[1] <= (await state()).acknowledged < sent[2]:
+            await asyncio.sleep(0.01)
     await bus.remove_consumer(spec)
     await bus.remove_consumer(spec)
     assert spec.name not in {each.name for each in await bus.consumers(subjects.COMMANDS)}
@@ -329,6 +340,10 @@ async def test_entries_filter_by_project(bucket: Bucket) -> None:
     await bucket.create(f"{project}.{execution}", b"record")
     await bucket.create(f"{project}.{execution}.lease", b"lease")
     assert [entry.value async for entry in bucket.entries(f"{project}.*")] == [b"record"]
+    assert await bucket.newest(f"{project}.*.*.*") is None
+    newest = await bucket.newest(f"{project}.*")
+    assert newest is not None
+    assert (newest.key, newest.value) == (f"{project}.{execution}", b"record")
 
 
 async def test_many_keys_are_read_at_once(bucket: Bucket) -> None:

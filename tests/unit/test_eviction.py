@@ -12,10 +12,13 @@ from ocf.events import subjects
 from ocf.events.command_payloads import Cancel, Cleanup
 from ocf.events.envelope import Event, decode, new_event
 from ocf.events.errors import Drop, Unavailable
+from ocf.events.fact_payloads import PullRequestRef
 from ocf.events.lifecycle import State
+from ocf.events.ports import ConsumerSpec
 from ocf.events.refs import ExecutionRef
 from ocf.functions.core import schedules
 from ocf.functions.database.reading import Filter
+from ocf.functions.settings.sink_rules import RETRIED_FOR
 from tests.support.clock import ManualClock
 from tests.support.handlers import archive, cancel, cleanup, history, submit
 from tests.support.parts import PROJECT, Bench, bench
@@ -65,14 +68,16 @@ async def kept(b: Bench) -> list[str]:
 
 
 async def test_an_ended_execution_leaves_nats_after_the_grace() -> None:
-    """Not before; then only the key that remembers its id is left, and that for seven days."""
+    """Not before; then only the key that remembers its id is left, and that for seven days. Its archive stays."""
     b = bench()
     await ended(b)
+    manifest = await b.store.get(REF.object_key("manifest.json"))
     await cleanup(b.deps, command(b))
     assert REF.record_key in await kept(b)
     await clock_of(b).advance(3601)
     await cleanup(b.deps, command(b))
     assert await kept(b) == [REF.ended_key]
+    assert await b.store.get(REF.object_key("manifest.json")) == manifest
     found = await b.deps.records.find(PROJECT, ID)
     assert found is not None
     assert (found.state, found.archived) == (State.CANCELLED, True)
@@ -108,6 +113,51 @@ async def test_nothing_is_removed_that_is_not_stored_elsewhere(missing: str) -> 
         await cleanup(b.deps, command(b))
     assert REF.record_key in await kept(b)
     assert REF.command("submit") in await kept(b)
+
+
+@pytest.mark.parametrize("then", ["acknowledged", "forgotten"])
+async def test_facts_stay_until_every_sink_has_them(then: str) -> None:
+    """A receiver that is away gets them at its next try; a consumer that nobody serves holds them for its schedule."""
+    b = bench()
+    await ended(b)
+    sink = ConsumerSpec("sink-x", subjects.EVENTS, ("ocf.evt.*.*.cancelled",), ack_wait=30 * DAY)
+    [delivery] = await b.bus.fetch(sink, 1, 1)
+    await delivery.nak(3600)
+    await clock_of(b).advance(3601)
+    await cleanup(b.deps, command(b))
+    assert REF.fact("cancelled") in await kept(b)
+    if then == "acknowledged":
+        [delivery] = await b.bus.fetch(sink, 1, 1)
+        await delivery.ack()
+    else:
+        await clock_of(b).advance(RETRIED_FOR.total_seconds())
+    await cleanup(b.deps, command(b))
+    assert await kept(b) == [REF.ended_key]
+
+
+async def test_a_change_after_the_archive_outlives_the_eviction() -> None:
+    """A result that was pushed again is in the record of the manifest, beside which nothing changes."""
+    b = bench()
+    await ended(b)
+    before = await b.store.get(REF.object_key("manifest.json"))
+    await clock_of(b).advance(3601)
+    pull = PullRequestRef(number=1, url="https://forge.example/1")
+    await b.deps.records.change(PROJECT, ID, lambda found: found.model_copy(update={"pull_request": pull}))
+    writes, put = list[str](), b.store.put
+
+    async def noting(key: str, *rest: Any, **options: Any) -> Any:
+        writes.append(key)
+        return await put(key, *rest, **options)
+
+    b.store.put = noting  # type: ignore[method-assign]
+    await cleanup(b.deps, command(b))
+    assert await kept(b) == [REF.ended_key]
+    found = await b.deps.records.find(PROJECT, ID)
+    assert found is not None
+    assert (found.pull_request, found.publishing, found.archived) == (pull, None, True)
+    assert writes == [REF.object_key("manifest.json")]
+    after = json.loads(await b.store.get(writes[0]))
+    assert {**after, "record": None} == {**json.loads(before), "record": None}
 
 
 @pytest.mark.parametrize("days", [0, 8])

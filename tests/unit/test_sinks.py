@@ -22,10 +22,10 @@ from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import Webhook, retry_after, sign
 from ocf.functions.dispatcher.main import selected_routes
-from ocf.functions.dispatcher.result import SINK_PAUSES, SinkResult
+from ocf.functions.dispatcher.result import SinkResult
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.settings.settings import Settings
-from ocf.functions.settings.sink_rules import Sink, check, keys, sinks
+from ocf.functions.settings.sink_rules import SINK_PAUSES, Sink, check, keys, sinks
 from tests.support.clock import ManualClock
 
 KEY = bytes(range(24))

@@ -26,10 +26,14 @@ class NatsBucket:
 
     async def get(self, key: str) -> Entry | None:
         """Implement `Bucket.get`."""
-        found = await self._bus.last(self._stream, self._prefix + key)
+        return await self.newest(key)
+
+    async def newest(self, filter: str) -> Entry | None:
+        """Implement `Bucket.newest`."""
+        found = await self._bus.last(self._stream, self._prefix + filter)
         if found is None or found.headers.get("KV-Operation") in _MARKERS:
             return None
-        return Entry(key, found.data, found.sequence)
+        return self._entry(found)
 
     async def create(self, key: str, value: bytes, *, ttl: int | None = None) -> int:
         """Implement `Bucket.create`."""

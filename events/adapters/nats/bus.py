@@ -439,7 +439,8 @@ def _config(spec: ConsumerSpec) -> ConsumerConfig:
 
 def _state(info: ConsumerInfo) -> ConsumerState:
     backlog = Backlog(waiting=info.num_pending or 0, unsettled=info.num_ack_pending or 0)
-    return ConsumerState(info.name, info.config.opt_start_seq or 0, backlog)
+    acknowledged = info.ack_floor.stream_seq if info.ack_floor is not None else 0
+    return ConsumerState(info.name, info.config.opt_start_seq or 0, backlog, acknowledged)
 
 
 def _direct(data: bytes, headers: Mapping[str, str]) -> Message:

@@ -52,7 +52,7 @@ class Sweep:
             return
         await delete_schedule(self.bus, SWEEP)
         # A submit between the check and the deletion is visible here: it writes the key before the schedule.
-        if await anext(self.records.open.refs(), None) is not None:
+        if await self.records.open.any():
             await ensure_schedule(self.bus, SWEEP)
 
     async def _check_executions(self, event: Event) -> int:

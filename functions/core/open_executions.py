@@ -39,6 +39,10 @@ class OpenExecutions:
         async for entry in self._bucket.entries(f"{project}.*"):
             yield ExecutionRef(*entry.key.split("."))
 
+    async def any(self) -> bool:
+        """Return whether there is a key, also one that a replica which lags does not have yet."""
+        return await self._bucket.newest("*.*") is not None or await anext(self.refs(), None) is not None
+
     async def expect_upgrade(self, now: datetime, *, records: bool) -> None:
         """Note at the first setup whether there are `records` of a release without keys."""
         with suppress(Conflict):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from ocf.events.errors import Unavailable
 from ocf.events.ports import Bus, Delivery, Message
 
 
@@ -47,9 +48,18 @@ class TrackedDelivery:
 
 
 async def with_data(bus: Bus, stream: str, delivery: Delivery, ack_wait: float) -> TrackedDelivery | None:
-    """Return the delivery with its data; acknowledge it and return None if the message was deleted."""
+    """Return the delivery with its data; acknowledge it and return None if the message was deleted.
+
+    Raises:
+        Unavailable: NATS does not answer, or a replica that lags does; the message is redelivered.
+    """
     message = delivery.message
     found = await bus.first(stream, message.subject, after=message.sequence - 1)
+    if found is None:
+        # A replica that lags may have answered: the leader knows whether there is a message.
+        found = await bus.last(stream, message.subject)
+        if found is not None and found.sequence > message.sequence:
+            raise Unavailable(f"message {message.sequence} of {stream} cannot be read yet")
     if found is None or found.sequence != message.sequence:
         await delivery.ack()
         return None

@@ -235,7 +235,14 @@ async def _being_created(bus: Bus, ref: SessionRef) -> bool:
     for what, there in (("destroyed", False), ("created", True), ("rejected", False)):
         if await bus.last(subjects.EVENTS, ref.fact(what)) is not None:
             return there
-    return any([_creates(one) async for one in bus.history(subjects.COMMANDS, ref.command())])
+    seen = 0
+    async for one in bus.history(subjects.COMMANDS, ref.command()):
+        if _creates(one):
+            return True
+        seen = one.sequence
+    # A replica that lags may have answered: the leader knows the newest command, which may be the create.
+    newest = await bus.last(subjects.COMMANDS, ref.command())
+    return newest is not None and newest.sequence > seen
 
 
 def _creates(message: Message) -> bool:

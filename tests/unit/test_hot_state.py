@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ocf.events import subjects
 from ocf.events.command_payloads import Cleanup, Limits, SessionCreate
 from ocf.events.command_publisher import NATS_SUBJECT
-from ocf.events.errors import Drop
+from ocf.events.errors import Drop, Unavailable
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State
 from ocf.events.ports import Entry
@@ -171,6 +171,44 @@ async def test_a_command_that_nobody_took_is_rejected_before_it_expires(kind: st
     assert await b.commands(kind, waiting) == []
     assert len(await b.commands(kind, taken)) == 1
     assert await b.bus.last(subjects.COMMANDS, EVICTION.subject) is None  # nobody made it here
+
+
+async def test_a_rejection_that_was_interrupted_is_said_by_the_next_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The record was written, and the process ended before the fact."""
+    clock = ManualClock()
+    b = bench(clock)
+    event = b.submit(waiting := str(uuid.uuid4()))
+    await b.bus.publish(event.extensions[NATS_SUBJECT], event.data, event.headers())
+    await clock.advance(timedelta(days=29.5).total_seconds())
+
+    async def stopped(*_: Any, **__: Any) -> None:
+        raise Unavailable("the process ends")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Records, "reject", stopped)
+        await tick(b, EVICTION)
+    assert (await b.deps.records.require(PROJECT, waiting)).state is State.REJECTED
+    assert await b.said(waiting) == []
+    await clock.advance(3600)
+    await tick(b, EVICTION)
+    assert await b.said(waiting) == ["rejected"]
+    assert await b.commands("submit", waiting) == []
+
+
+async def test_a_key_that_a_replica_lacks_keeps_the_sweep() -> None:
+    """One of three replicas lags, and lists no key of a submit that crossed the end of the schedule."""
+    b = bench()
+    event = b.submit()
+    real = b.deps.records.open._bucket
+
+    async def lagging(*_: Any, **__: Any) -> AsyncIterator[Entry]:
+        for entry in ():
+            yield entry
+
+    await submit(b.deps, event)
+    b.deps.records.open._bucket = instead(real, entries=lagging)
+    await tick(b, SWEEP)
+    assert await b.bus.last(subjects.COMMANDS, SWEEP.subject) is not None
 
 
 def test_the_commands_live_longer_than_anything_waits() -> None:

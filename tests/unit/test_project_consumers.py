@@ -17,13 +17,14 @@ from structlog.testing import capture_logs
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.errors import Unavailable
-from ocf.events.ports import Backlog, ConsumerSpec, Delivery
+from ocf.events.ports import Backlog, ConsumerSpec, Delivery, Message
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.dispatcher import project_loop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import FunctionTarget
 from ocf.functions.dispatcher.project_loop import ProjectLoop
 from ocf.functions.dispatcher.routes import ROUTES, Route
+from ocf.functions.dispatcher.tracked_delivery import with_data
 
 CANCEL, EXECUTE = (next(row for row in ROUTES if row.consumer == name) for name in ("cancel", "execute"))
 
@@ -203,6 +204,26 @@ async def test_a_message_that_was_deleted_before_it_was_delivered_ends_there() -
     await publish(bus, "fine")
     await rig.until(lambda: rig.heard == ["fine"])
     assert await bus.backlog(CANCEL.shared()) == Backlog(0, 0)
+
+
+async def test_a_message_that_a_replica_lacks_is_no_deleted_one() -> None:
+    """One of three replicas lags: the data come from the leader, or the message comes again."""
+
+    class Lagging(MemoryBus):
+        async def first(self, stream: str, subject: str, *, after: int = 0) -> Message | None:
+            return None
+
+    bus = Lagging(SystemClock())
+    subject = subjects.command("cancel", "acme", str(uuid.uuid4()))
+    await publish(bus, "acme", subject)
+    [delivery] = await bus.fetch(CANCEL.shared(), 1, 1)
+    found = await with_data(bus, CANCEL.stream, delivery, 30)
+    assert found is not None
+    assert found.message.data
+    await publish(bus, "acme", subject)
+    with pytest.raises(Unavailable, match="cannot be read yet"):
+        await with_data(bus, CANCEL.stream, delivery, 30)
+    assert (await bus.backlog(CANCEL.shared())).unsettled == 1
 
 
 def test_the_consumers_of_a_row() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from ocf.events import subjects
+from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.base_model import Model
 from ocf.events.command_payloads import (
     Cancel,
@@ -26,6 +28,7 @@ from ocf.events.errors import Conflict, Drop, NotItsTurn, NotYetKnown, Unavailab
 from ocf.events.execution_record import Attempt, Record
 from ocf.events.fact_payloads import Artifact, Completed
 from ocf.events.lifecycle import SessionStep, State, Step
+from ocf.events.ports import Message
 from ocf.events.refs import SessionRef
 from ocf.events.session_record import Saved, Session
 from ocf.functions.core.session_store import EXPIRY, Sessions, schedule_subject
@@ -428,6 +431,27 @@ async def test_a_submit_that_overtakes_the_create_of_its_session_waits_for_it() 
         await session(b.deps, create)
         await submit(b.deps, event)
         assert await b.said(execution) == (["rejected"] if data else ["accepted"])
+
+
+async def test_a_submit_that_overtakes_a_create_which_a_replica_lacks_waits_for_it() -> None:
+    """One of three replicas lags, and its answer has no create: the leader knows that there is a newer command."""
+
+    class Lagging(MemoryBus):
+        async def history(self, stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
+            found = [one async for one in super().history(stream, subject, after=after)]
+            for one in found[:-1]:
+                yield one
+
+    b = bench(bus=Lagging)
+    for earlier in (False, True):
+        id_, execution = str(uuid.uuid4()), str(uuid.uuid4())
+        create = request(b, "create", id_)
+        if earlier:
+            await b.bus.publish(create.extensions[NATS_SUBJECT], b"{}", {"ce-type": "other"})
+        await b.bus.publish(create.extensions[NATS_SUBJECT], create.data, create.headers())
+        with pytest.raises(NotYetKnown, match="being created"):
+            await submit(b.deps, b.submit(execution, session_id=id_))
+        assert await b.said(execution) == []
 
 
 async def test_a_submit_that_crosses_the_create_of_its_session_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import statistics
 import time
+from contextlib import suppress
 
 import httpx2
 import pytest
@@ -118,13 +119,21 @@ async def test_the_standby_dispatches_after_the_leader_was_lost(
     here: Cluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The leader is killed and its pod removed, as on a lost node: the standby accepts a submit within 30 s."""
-    roles = {}
-    running = ("-l", "app.kubernetes.io/name=dispatcher", "--field-selector=status.phase=Running")
-    for pod in await objects("pods", *running):
+    roles: dict[str, str] = {}
+
+    async def both() -> bool:
+        roles.clear()
+        running = ("-l", "app.kubernetes.io/name=dispatcher", "--field-selector=status.phase=Running")
         async with httpx2.AsyncClient(trust_env=False) as http:
-            answer = await http.get(f"http://{pod['status']['podIP']}:8080/ready")
-        roles[answer.json()["checks"]["leader"]] = pod["metadata"]["name"]
-    assert set(roles) == {"leads", "standby"}
+            for pod in await objects("pods", *running):
+                if "deletionTimestamp" in pod["metadata"]:
+                    continue
+                with suppress(httpx2.TransportError):
+                    answer = await http.get(f"http://{pod['status']['podIP']}:8080/ready")
+                    roles[answer.json().get("checks", {}).get("leader", "starts")] = pod["metadata"]["name"]
+        return set(roles) == {"leads", "standby"}
+
+    await until("a leader and a standby", both, 120)
     await kubectl("exec", roles["leads"], "--", "python", "-c", "import os; os.kill(1, 9)")
     await kubectl("delete", "pod", roles["leads"], "--force", "--grace-period=0", "--wait=false")
     began = time.monotonic()

@@ -91,7 +91,7 @@ async def test_a_job_whose_pod_is_killed_is_tried_again_as_often_as_allowed(
     pod = await pod_of(await here.running(execution))
     await kubectl("delete", "pod", pod, "--force", "--grace-period=0")
     record = await here.ended(execution)
-    assert record.state == state
+    assert record.state == state, record
     assert [attempt.ended for attempt in record.attempts] == ["worker_lost", "completed"][:attempts]
     assert await here.terminal_facts(execution) == [state]
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import report
-from benchmarks.harness import Options, as_json, from_json, noted
+from benchmarks.measurement import Options, as_json, from_json, noted
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "benchmarks/results.json"
@@ -47,7 +47,7 @@ def measure(name: str, options: Options) -> dict[str, Any]:
     """One module's figures."""
     import uvloop
 
-    module = importlib.import_module(f"benchmarks.figures.{name}")
+    module = importlib.import_module(f"benchmarks.measurements.{name}")
     started = time.perf_counter()
     rows, noise = uvloop.run(noted(lambda: module.measure(options)))
     done = as_json(rows, noise, time.perf_counter() - started)

@@ -6,7 +6,7 @@ import json
 import statistics
 from typing import Any
 
-from benchmarks.harness import Noise, Row, from_json, quantile
+from benchmarks.measurement import Noise, Row, from_json, quantile
 
 #: What the benchmarks leave out, with the reason.
 NOT_MEASURED = (

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from ocf.events.input_limits import FREE_VALUE, check_value
 from ocf.events.subjects import PROJECT_PATTERN
+from ocf.events.untrusted_json import FREE_VALUE, check_value
 
 _UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"
 

@@ -37,7 +37,6 @@ from ocf.events.base_model import (
     no_credentials,
     no_websocket,
 )
-from ocf.events.forge_fields import CredentialName, ReplyTo, TaskResult
 from ocf.events.optional_task_fields import (
     MCP_TOOL,
     Attachments,
@@ -49,6 +48,7 @@ from ocf.events.optional_task_fields import (
     Rerun,
     ResolvedRerun,
 )
+from ocf.events.task_forge_fields import CredentialName, ReplyTo, TaskResult
 
 MAX_EVENT_BYTES = 512 * 1024
 MAX_COMMAND_BYTES = 16 * 1024 * 1024

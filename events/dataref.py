@@ -7,8 +7,8 @@ from dataclasses import replace
 from ocf.events.command_payloads import MAX_COMMAND_BYTES, MAX_EVENT_BYTES
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent
-from ocf.events.input_limits import EVENT, check_json
 from ocf.events.ports import ObjectStore
+from ocf.events.untrusted_json import EVENT, check_json
 
 _SCHEME = "ocf-s3:"
 

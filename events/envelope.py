@@ -18,7 +18,7 @@ from urllib.parse import quote, unquote
 
 from pydantic import ValidationError
 
-from ocf.events import input_limits, trace_context
+from ocf.events import trace_context, untrusted_json
 from ocf.events.base_model import Model
 from ocf.events.errors import InvalidEvent
 from ocf.events.event_types import TYPES, EventType
@@ -39,7 +39,7 @@ _MEDIA_TYPE = re.compile(r"[a-z0-9!#$&^_.+-]{1,100}/[a-z0-9!#$&^_.+-]{1,100}")
 _WORD = re.compile(r"[A-Za-z0-9._:/+@*\[\]-]{1,80}")
 _DATA = b',"data":'
 #: Bounds of the errors in one fact: number, total bytes, characters of a message. Further errors are only counted.
-_MAX_ERRORS, _MAX_ERROR_BYTES, _MAX_MESSAGE = 100, 16 * input_limits.KIB, 500
+_MAX_ERRORS, _MAX_ERROR_BYTES, _MAX_MESSAGE = 100, 16 * untrusted_json.KIB, 500
 
 
 class InvalidData(InvalidEvent):
@@ -238,7 +238,7 @@ def decode(headers: Mapping[str, str], body: bytes) -> Event:
     """Decode a CloudEvent from a NATS message or an HTTP request, binary or structured.
 
     A structured body has `Content-Type: application/cloudevents+json`, or no content type and no `ce-` header
-    (CloudEvents NATS binding 1.0.2, 3.2). The data must be UTF-8 JSON within `ocf.events.input_limits.EVENT`.
+    (CloudEvents NATS binding 1.0.2, 3.2). The data must be UTF-8 JSON within `ocf.events.untrusted_json.EVENT`.
 
     Raises:
         InvalidEvent: The message is not a CloudEvent, or an attribute is missing or malformed. The text names the
@@ -273,7 +273,7 @@ def _binary(headers: Mapping[str, str], content_type: str, body: bytes) -> Event
         attributes["datacontenttype"] = content_type
     event = _event(attributes, body)
     if body:
-        input_limits.parse_json(body, input_limits.EVENT, "data")
+        untrusted_json.parse_json(body, untrusted_json.EVENT, "data")
         _check_text(body, "data")
     return event
 
@@ -281,7 +281,7 @@ def _binary(headers: Mapping[str, str], content_type: str, body: bytes) -> Event
 def _structured(content_type: str, body: bytes) -> Event:
     if content_type != STRUCTURED:
         raise InvalidEvent(f"Content-Type: {quoted(content_type)} is not supported; use {STRUCTURED}")
-    raw = input_limits.parse_json(body, input_limits.EVENT, "event")
+    raw = untrusted_json.parse_json(body, untrusted_json.EVENT, "event")
     if not isinstance(raw, dict):
         raise InvalidEvent("event: not a JSON object")
     _check_text(body, "event")
@@ -291,7 +291,7 @@ def _structured(content_type: str, body: bytes) -> Event:
             data = base64.b64decode(raw["data_base64"], validate=True)
         except (ValueError, TypeError):
             raise InvalidEvent("data_base64: not base64") from None
-        input_limits.parse_json(data, input_limits.EVENT, "data")
+        untrusted_json.parse_json(data, untrusted_json.EVENT, "data")
         _check_text(data, "data")
     elif "data" in raw:
         try:
@@ -387,7 +387,7 @@ def _lone_surrogate(data: bytes) -> str | None:
     if b"\\u" not in data or not _HALF.search(_PAIR.sub(b"", data.replace(b"\\\\", b"__"))):
         return None
     try:
-        value = input_limits.parse_json(data, input_limits.EVENT)
+        value = untrusted_json.parse_json(data, untrusted_json.EVENT)
     except InvalidEvent:
         return None  # another check rejects it
     return _surrogate_in(value, ()) or None

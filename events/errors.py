@@ -12,7 +12,7 @@ from typing import ClassVar
 class OcfError(Exception):
     """Something went wrong."""
 
-    #: HTTP status of a function's response, by which the dispatcher decides (see `functions/dispatcher/result.py`).
+    #: HTTP status of a function's response, by which the dispatcher decides (`dispatcher/delivery_result.py`).
     http_status: ClassVar[int] = 500
 
     def __init__(self, message: str | None = None) -> None:

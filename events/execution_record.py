@@ -9,11 +9,11 @@ from datetime import datetime
 from typing import Any
 
 from ocf.events.base_model import ExecutionId, ForwardCompatible, ProjectId, SessionId
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import ArtifactState, Completed, DiffSummary, FieldError, PullRequestRef, RerunResult
-from ocf.events.forge_fields import ReplyTo
 from ocf.events.lifecycle import ATTEMPT, TERMINAL, AttemptState, AttemptStep, Reason, State
 from ocf.events.output import PendingRequest, TodoItem, Usage
-from ocf.events.refs import ExecutionRef
+from ocf.events.task_forge_fields import ReplyTo
 
 
 class Attempt(ForwardCompatible):

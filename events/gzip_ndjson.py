@@ -6,7 +6,7 @@ import zlib
 from collections.abc import AsyncIterator
 
 from ocf.events.errors import OcfError
-from ocf.events.input_limits import ARCHIVE, ARCHIVE_LINE, InflateLimit, JsonLimit
+from ocf.events.untrusted_json import ARCHIVE, ARCHIVE_LINE, InflateLimit, JsonLimit
 
 #: Bytes inflated per step: a piece of 1 MiB may inflate to 1 GiB of zeros.
 _STEP = 1024 * 1024

@@ -1,7 +1,7 @@
 """The life cycles of executions, attempts and sessions: one table each.
 
-No other module has a transition rule. `docs/reference/lifecycle.md` and `console/src/stream/lifecycle.ts` are generated
-from the tables.
+No other module has a transition rule. `docs/reference/lifecycle.md` and `console/src/stream/lifecycle-states.ts` are
+generated from the tables.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 from ocf.events.base_model import ExecutionId, GitRef, GitUrl, Model, Sealed, Text, no_credentials, no_websocket
-from ocf.events.input_limits import KIB, MIB, OUTPUT_SCHEMA, check_value
+from ocf.events.untrusted_json import KIB, MIB, OUTPUT_SCHEMA, check_value
 
 MAX_ATTACHMENTS = 20
 #: Of one attachment and of all together. Base64 adds a third, and a command has at most 16 MiB.

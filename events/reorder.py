@@ -27,7 +27,7 @@ from ocf.events.ports import Bus, Message
 log = structlog.get_logger()
 
 #: Reads of the history before a gap is reported, and seconds before the second read; each further wait doubles. A gap
-#: therefore lasts 1.75 s at most. The console's stream library has the same values (`console/src/stream/session.ts`).
+#: therefore lasts 1.75 s at most. The console has the same values (`console/src/stream/connection.ts`).
 FILL_TRIES = 4
 FILL_WAIT = 0.25
 #: Lines held while one is missing; a worker has at most 1,024 unacknowledged.

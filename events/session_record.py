@@ -14,9 +14,9 @@ from pydantic import SerializerFunctionWrapHandler, field_serializer
 
 from ocf.events.base_model import ExecutionId, ForwardCompatible, ProjectId, SessionId
 from ocf.events.command_payloads import EmptyWorkspace, Workspace
+from ocf.events.execution_ref import SessionRef
 from ocf.events.fact_payloads import Artifact
 from ocf.events.lifecycle import SESSION, SessionState, SessionStep
-from ocf.events.refs import SessionRef
 
 #: A client that has not re-attached for this long is considered gone.
 CLIENT_TTL = timedelta(hours=1)

@@ -27,9 +27,9 @@ from ocf.events.fact_payloads import (
     RerunResult,
     TimedOut,
 )
-from ocf.events.input_limits import KIB, RECORD_BYTES, json_size, shorten
 from ocf.events.lifecycle import Reason, Step
 from ocf.events.output import PendingRequest, TodoItem, Usage
+from ocf.events.untrusted_json import KIB, RECORD_BYTES, json_size, shorten
 
 #: Objects with the full text of shortened parts.
 RESULT_NAME, CHANGES_NAME = "result.txt", "changes.json"

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from faults import cluster, report, run, soak
+from faults import nats_cluster, report, run, soak
 from faults.inject import faketime
 from faults.matrix import chosen
 
@@ -87,7 +87,7 @@ async def measured(asked: argparse.Namespace, seed: int) -> dict[str, Any]:
     if asked.soak:
         return await soak.soak(asked.soak, wanted)
     if asked.cluster:
-        return await cluster.cluster(wanted)
+        return await nats_cluster.cluster(wanted)
     return await run.matrix(chosen(asked.only, quarter=asked.quarter, seed=seed, share=asked.share), wanted)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from faults.history import History, Story
+from faults.history_reader import History, Story
 
 #: The fact that is a column of the execution.
 _COLUMN = "archived"

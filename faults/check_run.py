@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from faults.check import TERMINAL, Violation
-from faults.history import History, Story
+from faults.history_reader import History, Story
 from faults.hostile import HOSTILE
 
 #: As many executions as the load has kinds.

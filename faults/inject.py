@@ -13,8 +13,8 @@ from pathlib import Path
 
 import httpx2
 
+from faults.component import Part
 from faults.matrix import Pair
-from faults.part import Part
 from faults.system import EVENT_FUNCTIONS, EXECUTES, MONITOR, System
 
 _FAKETIME = "faketime/libfaketimeMT.so.1"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from faults.matrix import FAULTS, VICTIMS
-from scripts.pages import between
+from scripts.generated_sections import between
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = ROOT / "faults/results.json"

@@ -18,13 +18,13 @@ from typing import Any
 import httpx2
 from sqlalchemy.exc import SQLAlchemyError
 
-from faults import check, gateway, history, rows
+from faults import check, gateway_probe, history_reader, history_rows
 from faults.check_run import wrong_of_run
-from faults.disk import unmount
+from faults.component import NotReady
+from faults.component_disk import unmount
 from faults.inject import Hurt, Injector
 from faults.load import Load
 from faults.matrix import Pair
-from faults.part import NotReady
 from faults.settle import leftovers, settle
 from faults.system import System, running
 from ocf.events.adapters.nats.bus import NatsBus
@@ -102,7 +102,7 @@ async def one(made: Bench, injector: Injector, pair: Pair, where: str, project: 
     await asyncio.sleep(_BEFORE)
     began = time.time()
     try:
-        async with gateway.listening(made.system) as said:
+        async with gateway_probe.listening(made.system) as said:
             hurt, wrong = await injector.hurt(pair), ""
     except (NotReady, OSError, subprocess.SubprocessError) as error:
         hurt, wrong = Hurt("", 0.0, 0.0), f"{type(error).__name__}: {error}"
@@ -135,12 +135,12 @@ async def verdict(made: Bench, done: list[dict[str, Any]], options: Options) -> 
     unsettled = await settle(made.bus, made.load.ledger)
     settled = round(time.monotonic() - began, 1)
     try:
-        told = await history.read(made.bus, made.store)
-        told.rows = await rows.of_database(made.system.database.url)
-        told.rebuilt = await rows.rebuilt(made.bus, made.store)
-        unsettled += await gateway.caught_up(made.system)
+        told = await history_reader.read(made.bus, made.store)
+        told.rows = await history_rows.of_database(made.system.database.url)
+        told.rebuilt = await history_rows.rebuilt(made.bus, made.store)
+        unsettled += await gateway_probe.caught_up(made.system)
     except (OcfError, SQLAlchemyError, httpx2.HTTPError) as error:  # a server is still hurt: that is a result, too
-        told = history.History()
+        told = history_reader.History()
         unsettled.append(f"nothing can be read: {error}")
     for pair in done:
         pair["refused"] = made.load.refused.get(pair["project"], [])

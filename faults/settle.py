@@ -9,7 +9,7 @@ import time
 import psutil
 
 from faults.check import Ledger
-from faults.part import OWN
+from faults.component import OWN
 from faults.system import System
 from ocf.events import subjects
 from ocf.events.adapters.nats.bucket import NatsBucket

@@ -17,11 +17,11 @@ from pathlib import Path
 import jwt
 import nats.errors
 
-from faults.database import PORT, Database
-from faults.disk import Disk
+from faults.component import NotReady, Part
+from faults.component_disk import Disk
+from faults.load_balancer import Service
 from faults.net import HUB, Net
-from faults.part import NotReady, Part
-from faults.service import Service
+from faults.postgres_server import PORT, Database
 from ocf.events import subjects
 from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import NatsBus, connect
@@ -35,9 +35,9 @@ from ocf.functions.runtime.nats_auth import BACKEND, FUNCTIONS, Trust, mint_user
 from ocf.functions.runtime.setup import apply
 from ocf.stack import tools
 from ocf.stack.keys import Keys, write_private
-from ocf.stack.nats_server import nats_argv, nats_config
+from ocf.stack.nats_config import nats_argv, nats_config
 from ocf.stack.ports import LOOPBACK
-from ocf.stack.s3_server import WEED_GRPC_PORTS, WEED_PORTS, s3_config, weed_argv
+from ocf.stack.seaweedfs import WEED_GRPC_PORTS, WEED_PORTS, s3_config, weed_argv
 
 ROOT = Path(__file__).resolve().parents[1]
 EVENT_FUNCTIONS = tuple(name for name in serve.FUNCTIONS if name != "execute")
@@ -162,7 +162,7 @@ class System:
         part.argv, part.farewell = lambda: database.argv(part.overrides.get("LD_PRELOAD")), signal.SIGINT
         self._add("model", disks["model"], (), self._python(), _MODEL, self.url("model", _MODEL))
         self.parts["model"].argv = lambda: (
-            sys.executable, "-m", "faults.model", self.net.addresses["model"], str(_MODEL), self.model_key
+            sys.executable, "-m", "faults.model_provider", self.net.addresses["model"], str(_MODEL), self.model_key
         )  # fmt: skip
         for name in self.functions:
             target = name.split("-")[0]

@@ -48,7 +48,7 @@ title "5. The tests with that patch"
 (cd "$work/repo" && git apply "$work/patch" && python -B -m unittest 2>&1 | tail -3)
 
 title "6. What is archived: s3://$(field s3_bucket <"$work/up.json")/default/$id/"
-python scripts/demo_archive.py "$work/up.json" default "$id"
+python scripts/wait_for_archive.py "$work/up.json" default "$id"
 
 title "7. And now"
 echo "every execution   .venv/bin/ocf list"

@@ -1,7 +1,7 @@
 """Everything that is generated from the code's tables: `python scripts/generate.py` writes, `--check` fails on drift.
 
 schemas/*.json, schemas/asyncapi.yaml, schemas/openapi.json, and in docs/reference: events.md, lifecycle.md,
-configuration.md, the tables of metrics.md and recording.md, console/src/stream/lifecycle.ts, and two modules of
+configuration.md, the tables of metrics.md and recording.md, console/src/stream/lifecycle-states.ts, and two modules of
 events/client.
 """
 
@@ -36,7 +36,7 @@ from ocf.functions.dispatcher.routes import ROUTES, backoff
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.gateway import openapi
 from ocf.functions.gateway.app import create_app
-from ocf.functions.gateway.dependencies import GatewayDeps
+from ocf.functions.gateway.gateway_deps import GatewayDeps
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.functions.observability import metrics
 from ocf.functions.recording.canonical import RULES
@@ -45,8 +45,8 @@ from ocf.functions.settings.settings import Settings
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))  # where this is run by path
 
-from scripts import asyncapi, client_python, client_typescript, monitoring  # noqa: E402
-from scripts.pages import between  # noqa: E402
+from scripts import asyncapi, client_python, client_typescript, monitoring_manifests  # noqa: E402
+from scripts.generated_sections import between  # noqa: E402
 
 Pages = dict[str, str]
 
@@ -218,7 +218,7 @@ export type AttemptEnd = (typeof ATTEMPT_ENDS)[number];
 {const("SESSION_STATES = ", stored, " as const")}
 export type SessionState = (typeof SESSION_STATES)[number];
 """
-    return {"console/src/stream/lifecycle.ts": text}
+    return {"console/src/stream/lifecycle-states.ts": text}
 
 
 def configuration_page() -> Pages:
@@ -285,7 +285,7 @@ GENERATORS: tuple[Callable[[], Pages], ...] = (
     configuration_page,
     metrics_table,
     recording_rules,
-    lambda: monitoring.pages(ROOT),
+    lambda: monitoring_manifests.pages(ROOT),
 )
 
 

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from ocf.functions.dispatcher.routes import ROUTES  # noqa: E402
-from scripts import knative_kn  # noqa: E402
+from scripts import knative_kn_docs  # noqa: E402
 
 BASE, COMPONENTS = ROOT / "knative/base", ROOT / "knative/components"
 KN_PAGE = ROOT / "docs/how-to/install-with-kn.md"
@@ -41,7 +41,8 @@ Manifest = dict[str, Any]
 SHARED = "/agent"
 AGENT_UID = 65533
 _AGENT_BOOT = (
-    "import sys; sys.path.insert(0, '/opt/ocf/app'); from ocf.functions.execute.sandbox.agent_host import main; main()"
+    "import sys; sys.path.insert(0, '/opt/ocf/app'); "
+    "from ocf.functions.execute.sandbox.agent_host_server import main; main()"
 )
 
 
@@ -400,7 +401,7 @@ def files() -> dict[Path, str]:
         BASE / "dispatcher.yaml": HEADER.format(source="functions/dispatcher/routes.py") + dump(feeder),
         COMPONENTS / "sinks/dispatcher.yaml": HEADER.format(source="its table") + dump(outside()),
         COMPONENTS / "kubernetes-events/dispatcher.yaml": HEADER.format(source="its table") + dump(kubernetes_events()),
-        KN_PAGE: knative_kn.text(KN_PAGE, [ksvc(service) for service in services]),
+        KN_PAGE: knative_kn_docs.text(KN_PAGE, [ksvc(service) for service in services]),
     }
 
 

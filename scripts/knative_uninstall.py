@@ -39,7 +39,7 @@ def finish(namespace: str, *arguments: str) -> None:
     kubectl("delete", KSVC, "gateway", "--ignore-not-found", "--wait=false", namespace=namespace)
     submits_wait(namespace)
     where = ["kubectl", "--namespace", namespace, "exec", DISPATCHER, "-c", "dispatcher", "--"]
-    done = subprocess.run([*where, "python", "-m", "ocf.functions.runtime.finish", *arguments], check=False)
+    done = subprocess.run([*where, "python", "-m", "ocf.functions.runtime.drain_executions", *arguments], check=False)
     if done.returncode:
         raise KubectlFailed("executions are left (above); repeat, or give them up with --now")
 

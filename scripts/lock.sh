@@ -19,6 +19,6 @@ compile pyproject.toml --extra local --extra mcp -c requirements/dev.lock -o req
 compile pyproject.toml -c requirements/dev.lock -o requirements/runtime.lock
 compile requirements/tools.in -o requirements/tools.lock
 # What the pinned agent knows of models.
-"${PYTHON:-python3}" scripts/catalog.py
+"${PYTHON:-python3}" scripts/model_catalog.py
 # Another OpenCode must do what the recorded suite says (CONTRIBUTING.md).
 echo "If OpenCode's version changed: ocf suite run tests/suite/opencode.suite.yaml, then python -m tests.support.record_suite"

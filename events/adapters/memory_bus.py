@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 
 from ocf.events import streams
 from ocf.events.errors import Conflict, TooLarge, Unavailable
-from ocf.events.input_limits import MESSAGE_BYTES
 from ocf.events.ports import (
     Backlog,
     Clock,
@@ -25,6 +24,7 @@ from ocf.events.ports import (
     Message,
     message_size,
 )
+from ocf.events.untrusted_json import MESSAGE_BYTES
 
 #: Seconds between two checks for deliveries that have become due.
 _DUE_CHECK_SECONDS = 0.02

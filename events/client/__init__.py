@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ocf.events.client.blocking import Gateway
-    from ocf.events.client.client import Client, connect
+    from ocf.events.client.nats_client import Client, connect
     from ocf.events.client.tasks import AsyncGateway
 
 __all__ = ["AsyncGateway", "Client", "Gateway", "connect"]
 
-_MODULES = {"AsyncGateway": "tasks", "Client": "client", "Gateway": "blocking", "connect": "client"}
+_MODULES = {"AsyncGateway": "tasks", "Client": "nats_client", "Gateway": "blocking", "connect": "nats_client"}
 
 
 def __getattr__(name: str) -> object:

@@ -16,11 +16,11 @@ from typing import Any
 
 import httpx2
 
-from ocf.events.client.outage import DEFAULT_PATIENCE, CallFailed, Outage, Unreachable
+from ocf.events.client.gateway_retry import DEFAULT_PATIENCE, CallFailed, Outage, Unreachable
 from ocf.events.errors import InvalidEvent
 from ocf.events.gzip_ndjson import DamagedArchive, split_lines
-from ocf.events.input_limits import KIB, MIB, JsonLimit, parse_json
 from ocf.events.reorder import Reorderer, gap_lines, line_from
+from ocf.events.untrusted_json import KIB, MIB, JsonLimit, parse_json
 
 #: The stream's close codes after which a retry cannot help.
 _EXPIRED = 4401

@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator
 from typing import Any, Self, TypeVar
 
-from ocf.events.client.outage import DEFAULT_PATIENCE
+from ocf.events.client.gateway_retry import DEFAULT_PATIENCE
 from ocf.events.client.tasks import AsyncGateway
 
 T = TypeVar("T")

@@ -10,8 +10,8 @@ import structlog
 
 from ocf.events.command_payloads import SessionAttach, SessionCommand, SessionCreate, SessionDestroy, SessionDetach
 from ocf.events.errors import NotYetKnown
+from ocf.events.execution_ref import SessionRef
 from ocf.events.ports import Bucket
-from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
 
 log = structlog.get_logger()

@@ -19,7 +19,7 @@ from typing import Any, Literal, Self, Unpack, cast
 
 from ocf.events.client.api_types import Chunk, CreateSession, ExecuteTask, Rule, RunAgain, Submits, TaskPage, TaskStatus
 from ocf.events.client.gateway import Address, GatewayClient, connect
-from ocf.events.client.outage import DEFAULT_PATIENCE
+from ocf.events.client.gateway_retry import DEFAULT_PATIENCE
 from ocf.events.client.pages import items_of
 
 Download = Literal["output", "diff", "files", "events"]

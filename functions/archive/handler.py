@@ -12,23 +12,23 @@ from pathlib import Path
 import structlog
 
 from ocf.events import subjects
-from ocf.events.archived_record import EVENTS, MANIFEST, manifest_form
+from ocf.events.archive_manifest import EVENTS, MANIFEST, manifest_form
 from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE
 from ocf.events.envelope import Event, decode, parse, timestamp
 from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError, Unavailable, Unreadable
-from ocf.events.execution_input import INPUT, INPUT_CONVERSATION, ExecutionInput
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import Archived, Artifact, Outcome, Rejected, SessionRejected
+from ocf.events.input_manifest import INPUT, INPUT_CONVERSATION, ExecutionInput
 from ocf.events.lifecycle import State
 from ocf.events.ports import Bus, Clock, Message, ObjectStore
-from ocf.events.refs import ExecutionRef
 from ocf.functions.archive.output_archive import Written, write_output
-from ocf.functions.archive.recording import delete_parts, join_recording
+from ocf.functions.archive.recording_join import delete_parts, join_recording
 from ocf.functions.archive.scratch_folders import scratch
-from ocf.functions.core.command_events import ids_of
+from ocf.functions.core.command_parsing import ids_of
 from ocf.functions.core.execution_store import Records
-from ocf.functions.core.stored_objects import delete_execution, read_input, stored_tree
-from ocf.functions.recording.lines import NAME
+from ocf.functions.core.object_deletion import delete_execution, read_input, stored_tree
+from ocf.functions.recording.line_types import NAME
 
 log = structlog.get_logger()
 

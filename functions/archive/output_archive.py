@@ -11,10 +11,10 @@ from pathlib import Path
 
 from ocf.events import subjects
 from ocf.events.errors import Unavailable
-from ocf.events.input_limits import MIB
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.ports import Bus, Clock
-from ocf.events.refs import ExecutionRef
 from ocf.events.reorder import Line, Reason, Reorderer, gap_lines, line_in
+from ocf.events.untrusted_json import MIB
 
 _BLOCK = 1024 * 1024
 #: Maximum of chunks and bytes in memory that wait for a missing chunk.

@@ -9,7 +9,7 @@ from ocf.events.errors import Drop, NotYetKnown
 from ocf.events.execution_record import Record
 from ocf.events.lifecycle import State, Step
 from ocf.events.ports import Bus, Clock
-from ocf.functions.core.command_events import command
+from ocf.functions.core.command_parsing import command
 from ocf.functions.core.execution_store import Records
 
 

@@ -13,21 +13,21 @@ from ocf.events.envelope import Event, new_event
 from ocf.events.errors import Conflict, NotYetKnown, Unreadable
 from ocf.events.event_types import TYPES
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import Cleaned
 from ocf.events.lifecycle import State
 from ocf.events.ports import Bucket, Bus, Clock, ObjectStore
-from ocf.events.refs import ExecutionRef
-from ocf.functions.cleanup.eviction import Eviction
+from ocf.functions.cleanup.execution_eviction import Eviction
 from ocf.functions.cleanup.retention import Retention
 from ocf.functions.cleanup.sweep import Sweep
 from ocf.functions.cleanup.undelivered import Undelivered
-from ocf.functions.core.command_events import command
+from ocf.functions.core.command_parsing import command
 from ocf.functions.core.execution_store import Records
+from ocf.functions.core.fencing_token import purge_output
 from ocf.functions.core.item_backoff import Isolation
-from ocf.functions.core.output_fence import purge_output
-from ocf.functions.core.rejections import Rejections
+from ocf.functions.core.object_deletion import delete_execution
+from ocf.functions.core.publish_rejection import Rejections
 from ocf.functions.core.session_store import Sessions
-from ocf.functions.core.stored_objects import delete_execution
 from ocf.functions.database.store import History
 from ocf.functions.settings.settings import Settings
 

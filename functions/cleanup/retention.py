@@ -10,13 +10,13 @@ from datetime import timedelta
 import structlog
 
 from ocf.events.errors import NotYetKnown
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.ports import Bus, Clock, ObjectStore
-from ocf.events.refs import ExecutionRef
+from ocf.functions.core.cleanup_schedules import RETENTION, delete_schedule
 from ocf.functions.core.execution_store import Records
+from ocf.functions.core.fencing_token import purge_output
 from ocf.functions.core.item_backoff import Isolation
-from ocf.functions.core.output_fence import purge_output
-from ocf.functions.core.schedules import RETENTION, delete_schedule
-from ocf.functions.core.stored_objects import delete_execution, delete_setups
+from ocf.functions.core.object_deletion import delete_execution, delete_setups
 from ocf.functions.database.store import History
 from ocf.functions.database.tables import Kept
 from ocf.functions.settings.retention_rules import RetentionRule, rule_for

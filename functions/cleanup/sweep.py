@@ -14,11 +14,11 @@ from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import Outcome
 from ocf.events.lifecycle import State, Step
 from ocf.events.ports import Bucket, Bus, Clock, Entry
+from ocf.functions.core.cleanup_schedules import EVICTION, RETENTION, SWEEP, delete_schedule, ensure_schedule
 from ocf.functions.core.execution_store import Records
+from ocf.functions.core.fencing_token import acquire_fence
 from ocf.functions.core.item_backoff import Isolation
-from ocf.functions.core.lease_check import RECHECK_SECONDS, is_leased
-from ocf.functions.core.output_fence import acquire_fence
-from ocf.functions.core.schedules import EVICTION, RETENTION, SWEEP, delete_schedule, ensure_schedule
+from ocf.functions.core.lease_lookup import RECHECK_SECONDS, is_leased
 from ocf.functions.observability import metrics
 
 log = structlog.get_logger()

@@ -9,14 +9,14 @@ import structlog
 
 from ocf.events import subjects
 from ocf.events.errors import InvalidEvent
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import FieldError
 from ocf.events.lifecycle import State
 from ocf.events.ports import Bus, Clock, Message
-from ocf.events.refs import ExecutionRef
 from ocf.events.streams import COMMANDS_AGE, DAY
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
-from ocf.functions.core.rejections import Rejections
+from ocf.functions.core.publish_rejection import Rejections
 from ocf.functions.core.session_store import Sessions
 
 log = structlog.get_logger()

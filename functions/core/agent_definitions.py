@@ -16,8 +16,8 @@ import yaml
 
 from ocf.events.command_payloads import PERMISSIONS
 from ocf.events.errors import OcfError
-from ocf.events.input_limits import KIB
 from ocf.events.optional_task_fields import MAX_DEFINITION_BYTES, MCP_TOOL, NAME
+from ocf.events.untrusted_json import KIB
 
 #: Agents of OpenCode itself that can run a task.
 BUILT_IN_AGENTS = ("build", "plan")

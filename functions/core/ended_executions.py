@@ -1,4 +1,6 @@
-"""Ended executions that have left the bucket (`ocf.functions.cleanup.eviction`): their record, and the use of their id.
+"""Ended executions that have left the bucket: their record, and the use of their id.
+
+`ocf.functions.cleanup.execution_eviction` removes them from there.
 
 An id is remembered by a key with a TTL, and afterwards by the manifest of its archive.
 """
@@ -11,11 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
-from ocf.events.archived_record import MANIFEST, archived_record
+from ocf.events.archive_manifest import MANIFEST, archived_record
 from ocf.events.errors import Conflict, Unavailable, Unreadable
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.ports import Bucket, ObjectStore
-from ocf.events.refs import ExecutionRef
 
 #: Seconds that a submit waits for S3's answer about its id.
 _PATIENCE = 1.0

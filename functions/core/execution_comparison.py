@@ -16,9 +16,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ocf.events.base_model import Model
-from ocf.events.input_limits import ARCHIVE_LINE, KIB, MIB, parse_json
 from ocf.events.lifecycle import Reason, State
 from ocf.events.output import Usage
+from ocf.events.untrusted_json import ARCHIVE_LINE, KIB, MIB, parse_json
 
 #: Bytes of each output and of each patch that are compared.
 OUTPUT_BYTES, PATCH_BYTES = 64 * MIB, 8 * MIB

@@ -21,10 +21,10 @@ from ocf.events.envelope import Event, field_errors, new_event
 from ocf.events.errors import Conflict, DeadLetter, NotYetKnown, TooLarge, Unreadable
 from ocf.events.event_types import TYPES
 from ocf.events.execution_record import OutboxEntry, Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import Failed, Outcome, Rejected
 from ocf.events.lifecycle import EXECUTION, AttemptStep, Reason, State, Step
 from ocf.events.ports import Bucket, Bus, Clock, Entry, ObjectStore
-from ocf.events.refs import ExecutionRef
 from ocf.functions.core import compare_and_set
 from ocf.functions.core.ended_executions import EndedExecutions
 from ocf.functions.core.open_executions import OpenExecutions

@@ -11,8 +11,8 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 
 from ocf.events.errors import Conflict
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.ports import Bucket, Entry
-from ocf.events.refs import ExecutionRef
 
 #: Its value is the time until which functions of the release before may write records without keys.
 _UPGRADE = "upgrade"

@@ -12,17 +12,17 @@ from ocf.events import subjects
 from ocf.events.command_payloads import SessionDestroy
 from ocf.events.envelope import new_event, timestamp
 from ocf.events.errors import NotYetKnown
+from ocf.events.execution_ref import SessionRef
 from ocf.events.ports import Bucket, Bus, Clock
-from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
-from ocf.functions.core import compare_and_set, schedules
+from ocf.functions.core import cleanup_schedules, compare_and_set
 from ocf.functions.core.execution_store import Records
 
 log = structlog.get_logger()
 
 DESTROY = "dev.ocf.session.destroy.v1"
 #: CloudEvents source of a scheduled destroy, which takes effect only if the session is idle and overdue.
-EXPIRY = schedules.SOURCE
+EXPIRY = cleanup_schedules.SOURCE
 
 
 class Sessions:
@@ -143,6 +143,6 @@ async def schedule_expiry(bus: Bus, session: Session, at: datetime) -> None:
         **event.headers(),
         "Nats-Schedule": f"@at {timestamp(at)}",
         "Nats-Schedule-Target": session.ref.command(),
-        "Nats-TTL": schedules.NEVER,
+        "Nats-TTL": cleanup_schedules.NEVER,
     }
     await bus.publish(subject, event.data, headers)

@@ -10,11 +10,11 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, RowMapping, case, exists, false, func, literal_column, select, text
 from sqlalchemy import tuple_ as row_of
 
+from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.lifecycle import State
 from ocf.events.output import Usage
-from ocf.events.refs import ExecutionRef, SessionRef
+from ocf.functions.database.history_upserts import OPEN, words_of
 from ocf.functions.database.tables import Kept, executions, labels, sessions
-from ocf.functions.database.writing import OPEN, words_of
 
 _COLUMNS = executions.c
 _ORDER = (_COLUMNS.submitted_at, _COLUMNS.execution_id, _COLUMNS.project_id)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import structlog
 
 from ocf.events import subjects
-from ocf.events.archived_record import EVENTS, archived_record
+from ocf.events.archive_manifest import EVENTS, archived_record
 from ocf.events.envelope import Event, decode, of_line
 from ocf.events.errors import DeadLetter, InvalidEvent, NotYetKnown
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.ports import Bus, Message, ObjectStore
-from ocf.events.refs import ExecutionRef
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.database.store import History

@@ -12,10 +12,10 @@ from sqlalchemy import Connection, text
 from ocf.events import subjects
 from ocf.events.envelope import Event
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.ports import ConsumerSpec
-from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Session
-from ocf.functions.database import reading, writing
+from ocf.functions.database import history_upserts, reading
 from ocf.functions.database.connection import Database, engine_of
 from ocf.functions.database.reading import Filter, Group, Position
 from ocf.functions.database.tables import Kept
@@ -37,21 +37,21 @@ class History:
 
     async def save(self, record: Record, facts: Sequence[Event] = ()) -> None:
         """Write the rows of an execution. Raises OverflowError for a time out of range, DeadLetter for other values."""
-        await self._database.run(lambda connection: writing.save(connection, record, facts))
+        await self._database.run(lambda connection: history_upserts.save(connection, record, facts))
 
     async def save_events(self, facts: Iterable[tuple[ExecutionRef, Event]]) -> None:
         """Write the rows of facts of executions that have rows."""
 
         def work(connection: Connection) -> None:
             for ref, fact in facts:
-                if writing.exists(connection, ref):
-                    writing.save_events(connection, ref, [fact])
+                if history_upserts.exists(connection, ref):
+                    history_upserts.save_events(connection, ref, [fact])
 
         await self._database.run(work)
 
     async def remove(self, ref: ExecutionRef) -> None:
         """Remove every row of an execution."""
-        await self._database.run(lambda connection: writing.remove(connection, ref))
+        await self._database.run(lambda connection: history_upserts.remove(connection, ref))
 
     async def page(self, wanted: Filter, limit: int, after: Position | None = None) -> list[dict[str, Any]]:
         """Return the newest `limit` executions below `after`, with the fields of the gateway's `TaskSummary`."""
@@ -59,11 +59,11 @@ class History:
 
     async def save_session(self, session: Session) -> None:
         """Write the row of a session. Raises as `save` does."""
-        await self._database.run(lambda connection: writing.save_session(connection, session))
+        await self._database.run(lambda connection: history_upserts.save_session(connection, session))
 
     async def remove_session(self, ref: SessionRef) -> None:
         """Remove the row of a session."""
-        await self._database.run(lambda connection: writing.remove_session(connection, ref))
+        await self._database.run(lambda connection: history_upserts.remove_session(connection, ref))
 
     async def session_page(
         self, projects: frozenset[str] | None, limit: int, after: Position | None = None
@@ -98,7 +98,7 @@ class History:
 
     async def mark(self, ref: ExecutionRef, *gone: Kept) -> None:
         """Note what is gone of an execution."""
-        await self._database.run(lambda connection: writing.mark(connection, ref, gone))
+        await self._database.run(lambda connection: history_upserts.mark(connection, ref, gone))
 
     async def all_evicted(self) -> bool:
         """Return whether no execution of the history is in NATS."""

@@ -13,12 +13,12 @@ from ocf.events.envelope import Event, bounded, decode, errors_of, quoted
 from ocf.events.errors import InvalidEvent, Retry
 from ocf.events.fact_payloads import FieldError
 from ocf.events.ports import Bus, Clock, Delivery, Message
-from ocf.functions.dispatcher.busy_queue import SlotQueue
+from ocf.functions.dispatcher.delivery_result import DeliveryResult
 from ocf.functions.dispatcher.http_target import Target
 from ocf.functions.dispatcher.ordering import KeyedOrder
-from ocf.functions.dispatcher.requeue import MAX_DELAY, RequeueBackoff
-from ocf.functions.dispatcher.result import DeliveryResult
+from ocf.functions.dispatcher.requeue_backoff import MAX_DELAY, RequeueBackoff
 from ocf.functions.dispatcher.routes import Route, backoff
+from ocf.functions.dispatcher.slot_queue import SlotQueue
 from ocf.functions.observability import logs, metrics, tracing
 
 log = structlog.get_logger()

@@ -19,7 +19,7 @@ from ocf.events import trace_context
 from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.envelope import STRUCTURED, Event, timestamp
 from ocf.events.ports import Clock
-from ocf.functions.dispatcher.result import DeliveryResult, SinkResult
+from ocf.functions.dispatcher.delivery_result import DeliveryResult, SinkResult
 from ocf.functions.dispatcher.routes import Route
 
 #: Bytes of a response that are read as its reason.

@@ -37,9 +37,9 @@ from ocf.functions.dispatcher.http_target import (
 )
 from ocf.functions.dispatcher.project_loop import ProjectLoop
 from ocf.functions.dispatcher.routes import ROUTES, Route
-from ocf.functions.dispatcher.wake import Wake, WakingTarget, WokenTarget
+from ocf.functions.dispatcher.wake_execute import Wake, WakingTarget, WokenTarget
 from ocf.functions.observability import logs, metrics, tracing
-from ocf.functions.runtime import startup
+from ocf.functions.runtime import startup_probe
 from ocf.functions.runtime.bootstrap import Dependencies, build
 from ocf.functions.runtime.health import health_routes
 from ocf.functions.runtime.leader import Leader
@@ -84,7 +84,7 @@ def _exit(problem: str) -> NoReturn:
 async def run(settings: Settings) -> None:
     """Dispatch until SIGTERM or SIGINT."""
 
-    async def life(front: startup.Front, stopped: Awaitable[float]) -> None:
+    async def life(front: startup_probe.Front, stopped: Awaitable[float]) -> None:
         # Only requests to external sinks may use a proxy of the environment.
         inside, outside = httpx2.AsyncClient(transport=connections()), httpx2.AsyncClient()
         async with build(settings, "dispatcher", front.note) as deps, inside, outside:
@@ -98,7 +98,7 @@ async def run(settings: Settings) -> None:
             stop.set()
             await dispatching  # raises if it has ended by an error
 
-    await startup.serve(lambda app: _config(settings, app), life)
+    await startup_probe.serve(lambda app: _config(settings, app), life)
 
 
 async def _dispatch(

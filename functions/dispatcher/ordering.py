@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from ocf.events import input_limits
+from ocf.events import untrusted_json
 from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.events.ports import Clock
@@ -73,7 +73,7 @@ class KeyedOrder:
 
     def _key(self, event: Event) -> str | None:
         """Return the key of an event, or None. Data in S3 (`dataref`) is not read; invalid data is the function's."""
-        value = None if self._field is None else input_limits.text_member(event.data, self._field)
+        value = None if self._field is None else untrusted_json.text_member(event.data, self._field)
         if value is None:
             return None
         return f"{project_of(event.extensions.get(NATS_SUBJECT, ''))}/{value}"

@@ -22,9 +22,9 @@ from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.fair_shares import Shares
 from ocf.functions.dispatcher.ordering import KeyedOrder
 from ocf.functions.dispatcher.project_consumers import IDLE_SECONDS, ProjectConsumers
+from ocf.functions.dispatcher.redelivery_time import TrackedDelivery, with_data
 from ocf.functions.dispatcher.routes import Route
 from ocf.functions.dispatcher.scheduled_pulls import ScheduledPulls
-from ocf.functions.dispatcher.tracked_delivery import TrackedDelivery, with_data
 from ocf.functions.observability import metrics
 
 log = structlog.get_logger()

@@ -19,14 +19,14 @@ from ocf.events.errors import SealError, Unavailable
 from ocf.functions.core import syscalls
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.core.task_limits import effective_limit
-from ocf.functions.execute.agent.agent_model import AgentModel
 from ocf.functions.execute.agent.available_memory import available_memory
 from ocf.functions.execute.agent.config import ServerSpec
+from ocf.functions.execute.agent.opencode_model import AgentModel
 from ocf.functions.execute.agent.warm_pool import MIN_FREE_BYTES, WarmPool
 from ocf.functions.execute.agent.warm_server import WarmServerConfig
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.execute.sandbox import policy
-from ocf.functions.execute.sandbox.boundary import Boundary
+from ocf.functions.execute.sandbox.isolation_boundary import Boundary
 from ocf.functions.models.endpoint_check import BadEndpoint
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import ModelSettings, NoModel, model_settings, resolve

@@ -21,8 +21,8 @@ import structlog
 from ocf.events import subjects
 from ocf.events.envelope import STRUCTURED, Event, decode
 from ocf.events.errors import Drop, KeyNotYetKnown, NotYetKnown, OcfError, Retry
-from ocf.functions.core import command_events
-from ocf.functions.core.command_events import ids_of
+from ocf.functions.core import command_parsing
+from ocf.functions.core.command_parsing import ids_of
 from ocf.functions.execute.context import open_context
 from ocf.functions.execute.worker import Worker, worker_of
 from ocf.functions.observability import logs, tracing
@@ -58,7 +58,7 @@ async def stored_command(deps: Dependencies, notice: Event) -> Event:
         InvalidEvent: `notice` names no execution.
         NotYetKnown: the stream has no command for it.
     """
-    return await command_events.stored_command(deps.bus, subject_of(notice))
+    return await command_parsing.stored_command(deps.bus, subject_of(notice))
 
 
 async def run(settings: Settings, notice: Event) -> int:

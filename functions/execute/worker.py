@@ -11,16 +11,16 @@ from ocf.events.command_payloads import Execute, GitWorkspace
 from ocf.events.envelope import Event
 from ocf.events.errors import Busy, Conflict, Drop, KeyNotYetKnown, NotItsTurn, NotYetKnown, Unavailable
 from ocf.events.execution_record import Record
-from ocf.events.refs import ExecutionRef
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.session_record import Session
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
-from ocf.functions.core.command_events import command, ids_of
+from ocf.functions.core.command_parsing import command, ids_of
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.execute.agent.warm_pool import WarmPool
 from ocf.functions.execute.attempt.agent_run import AgentRun
 from ocf.functions.execute.attempt.command_listener import POLL_SECONDS
 from ocf.functions.execute.attempt.runner import MakeAgentRun, Runner
-from ocf.functions.execute.attempt.stop import StopReason
+from ocf.functions.execute.attempt.stop_signal import StopReason
 from ocf.functions.execute.attempt.watchdog import Activity
 from ocf.functions.execute.attempt.workspace_source import starts_from_store
 from ocf.functions.execute.context import WorkerContext

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from ocf.events.forge_fields import ForgeKind
+from ocf.events.task_forge_fields import ForgeKind
 from ocf.functions.forges.forge import Forge
 from ocf.functions.forges.github import Gitea, GitHub, GitHubApp
 from ocf.functions.forges.gitlab import GitLab

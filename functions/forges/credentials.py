@@ -11,9 +11,9 @@ import jwt
 
 from ocf.events.base_model import ForwardCompatible, ProjectId, Sealed
 from ocf.events.errors import Conflict, SealError
-from ocf.events.forge_fields import CredentialName, ForgeKind
 from ocf.events.ports import Bucket, Clock
 from ocf.events.sealing import Keyring
+from ocf.events.task_forge_fields import CredentialName, ForgeKind
 from ocf.functions.core.compare_and_set import dump
 from ocf.functions.forges.addresses import ForgeAddress, forge_address
 from ocf.functions.forges.forge import Forge

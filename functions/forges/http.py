@@ -13,7 +13,7 @@ from typing import Any
 import httpx2
 
 from ocf.events.errors import DeadLetter, InvalidEvent, Unavailable
-from ocf.events.input_limits import KIB, MIB, JsonLimit, OverLimit, parse_json, shorten
+from ocf.events.untrusted_json import KIB, MIB, JsonLimit, OverLimit, parse_json, shorten
 from ocf.functions.core.checked_network import CheckedNetwork, connected_through, refuse_forbidden
 
 ANSWER = JsonLimit(bytes=8 * MIB, depth=32, values=400_000)

@@ -19,7 +19,7 @@ from starlette.types import Scope
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.gateway import problems
 from ocf.functions.gateway.context import Gateway
-from ocf.functions.gateway.dependencies import GatewayDeps
+from ocf.functions.gateway.gateway_deps import GatewayDeps
 from ocf.functions.gateway.middleware import BodyLimit, LoopbackOnly, RequestMiddleware
 from ocf.functions.gateway.openapi import describe
 from ocf.functions.gateway.problems import Problem

@@ -22,13 +22,13 @@ from ocf.events.command_publisher import publish_command
 from ocf.events.dataref import offload
 from ocf.events.errors import OcfError, Unavailable
 from ocf.events.execution_record import Record
-from ocf.events.input_limits import KIB, MIB
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import State
-from ocf.events.refs import ExecutionRef
+from ocf.events.untrusted_json import KIB, MIB
 from ocf.functions.core.ended_executions import EndedExecutions
 from ocf.functions.gateway.auth import Authenticator, Principal
-from ocf.functions.gateway.dependencies import GatewayDeps
-from ocf.functions.gateway.history import Listing, unrecorded
+from ocf.functions.gateway.execution_listing import Listing, unrecorded
+from ocf.functions.gateway.gateway_deps import GatewayDeps
 from ocf.functions.gateway.metrics import Metrics
 from ocf.functions.gateway.problems import Problem, not_found
 from ocf.functions.gateway.rate_limit import Bodies, RateLimit

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 
 from ocf.functions.gateway.app import create_app
-from ocf.functions.gateway.dependencies import GatewayDeps, MintViewer
+from ocf.functions.gateway.gateway_deps import GatewayDeps, MintViewer
 from ocf.functions.gateway.settings import GatewaySettings, check_bind
 from ocf.functions.runtime import nats_auth
 from ocf.functions.runtime.bootstrap import Dependencies

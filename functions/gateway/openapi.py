@@ -23,7 +23,7 @@ from ocf.functions.gateway.request_schemas import (
 from ocf.functions.gateway.routes.credentials import CreateCredential
 from ocf.functions.gateway.routes.hooks import CreateHook
 from ocf.functions.rules.rule import Rule
-from ocf.functions.rules.schedules import Schedule
+from ocf.functions.rules.schedule_store import Schedule
 
 _ABOUT = """Executions of OpenCode as events. Every command is published as an event; answers report the current state.
 

@@ -1,7 +1,7 @@
 """Request bodies: read once, straight from bytes to the model, with errors by field.
 
-A body is measured before it is parsed (`ocf.events.input_limits`). It is parsed on the event loop: the parsers hold the
-interpreter's lock, so a thread would gain nothing, and a body within the limits takes tenths of a second.
+A body is measured before it is parsed (`ocf.events.untrusted_json`). It is parsed on the event loop: the parsers hold
+the interpreter's lock, so a thread would gain nothing, and a body within the limits takes tenths of a second.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from ocf.events.fact_payloads import FieldError
-from ocf.events.input_limits import REQUEST, InvalidJson, OverLimit, check_json, parse_json
+from ocf.events.untrusted_json import REQUEST, InvalidJson, OverLimit, check_json, parse_json
 from ocf.functions.gateway.problems import Problem, explain, invalid
 
 JSON = "application/json"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ocf.events.optional_task_fields import RemoteMcp
-from ocf.functions.gateway.dependencies import Sealer
+from ocf.functions.gateway.gateway_deps import Sealer
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.request_schemas import CreateSession, ExecuteTask, GitWorkspaceIn
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from ocf.events.errors import DeadLetter
-from ocf.events.input_limits import INBOX, MIB
+from ocf.events.untrusted_json import INBOX, MIB
 from ocf.functions.core.address_rules import is_loopback
 from ocf.functions.models.catalog import ModelFacts
-from ocf.functions.models.facts import operators_facts
+from ocf.functions.models.custom_model_facts import operators_facts
 from ocf.functions.settings.settings import Settings
 
 

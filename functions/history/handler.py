@@ -11,10 +11,10 @@ from ocf.events.command_publisher import NATS_DELIVERIES
 from ocf.events.envelope import Event, parse
 from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, OcfError
 from ocf.events.event_types import TERMINAL_TYPES
+from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.fact_payloads import Fact, SessionCreated, SessionDestroyed
 from ocf.events.ports import Bus
-from ocf.events.refs import ExecutionRef, SessionRef
-from ocf.functions.core.command_events import ids_of
+from ocf.functions.core.command_parsing import ids_of
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.database.store import History

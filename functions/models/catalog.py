@@ -1,7 +1,7 @@
 """Model catalog: facts of the models that can be asked for, by provider and model.
 
-`catalog.ndjson` is written from the pinned OpenCode by `scripts/catalog.py`: its providers, and of each model the entry
-of models.dev as OpenCode reads it. So the agent, the budget and every list hold the same facts.
+`catalog.ndjson` is written from the pinned OpenCode by `scripts/model_catalog.py`: its providers, and of each model the
+entry of models.dev as OpenCode reads it. So the agent, the budget and every list hold the same facts.
 """
 
 from __future__ import annotations

@@ -18,8 +18,8 @@ from pydantic import SecretStr
 from ocf.events.command_payloads import ModelConfigData
 from ocf.functions.models import catalog
 from ocf.functions.models.catalog import ModelFacts
+from ocf.functions.models.custom_model_facts import given_facts, operators_facts
 from ocf.functions.models.endpoint_check import check_endpoint
-from ocf.functions.models.facts import given_facts, operators_facts
 from ocf.functions.models.model_target import Kind, ModelTarget
 from ocf.functions.settings.settings import Settings
 

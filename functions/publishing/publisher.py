@@ -14,14 +14,14 @@ import structlog
 from ocf.events.command_payloads import EmptyWorkspace, Execute, GitWorkspace
 from ocf.events.errors import NotYetKnown, SealError
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import PullRequestRef
-from ocf.events.forge_fields import TaskResult
-from ocf.events.input_limits import KIB, first_line, shorten
 from ocf.events.lifecycle import State
 from ocf.events.ports import Clock, ObjectStore
-from ocf.events.refs import ExecutionRef
 from ocf.events.sealing import Keyring
+from ocf.events.task_forge_fields import TaskResult
 from ocf.events.terminal_facts import PublishedResult
+from ocf.events.untrusted_json import KIB, first_line, shorten
 from ocf.functions import workspace
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.session_store import Sessions

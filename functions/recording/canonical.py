@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from ocf.events.redaction import Redactor
-from ocf.functions.recording.lines import ATTEMPT_BYTES, TEXT_BYTES, Kind, Part
+from ocf.functions.recording.line_types import ATTEMPT_BYTES, TEXT_BYTES, Kind, Part
 
 #: Patterns in the JSON text of a part, what stands for them, and the reason.
 RULES: tuple[tuple[str, str, str], ...] = (

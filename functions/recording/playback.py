@@ -17,8 +17,8 @@ from ocf.events.optional_task_fields import Rerun
 from ocf.events.terminal_facts import MAX_DIVERGENCES
 from ocf.functions.core.execution_comparison import first_difference
 from ocf.functions.recording.canonical import PartTable
-from ocf.functions.recording.lines import CallLine, Exchange, Part, Reply
-from ocf.functions.recording.reading import Recording
+from ocf.functions.recording.line_types import CallLine, Exchange, Part, Reply
+from ocf.functions.recording.recorded_calls_reader import Recording
 
 #: Characters of a text from the first difference on, and before it.
 _SHOWN, _BEFORE = 150, 30

@@ -12,18 +12,18 @@ from ocf.events.command_payloads import CommentEnd, Execute, PushResult
 from ocf.events.envelope import Event, parse
 from ocf.events.errors import Drop, InvalidEvent
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import Published
-from ocf.events.forge_fields import ReplyTo
-from ocf.events.input_limits import KIB, shorten
 from ocf.events.lifecycle import State
 from ocf.events.ports import Bus, ObjectStore
-from ocf.events.refs import ExecutionRef
+from ocf.events.task_forge_fields import ReplyTo
+from ocf.events.untrusted_json import KIB, shorten
 from ocf.functions import workspace
-from ocf.functions.core.command_events import command, ids_of, stored_command
+from ocf.functions.core.command_parsing import command, ids_of, stored_command
 from ocf.functions.core.execution_store import Records
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.forges.http import forge_client
-from ocf.functions.publishing.archived import publish_archived
+from ocf.functions.publishing.archived_result import publish_archived
 from ocf.functions.publishing.branch import ResultRejected
 from ocf.functions.publishing.publisher import ResultPublisher
 

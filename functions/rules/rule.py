@@ -10,9 +10,9 @@ from pydantic import Field, StringConstraints
 
 from ocf.events.base_model import FreeObject, Model, ProjectId
 from ocf.events.fact_payloads import FieldError
-from ocf.events.forge_fields import ApiUrl, CredentialName, ForgeKind, RepositoryName
+from ocf.events.task_forge_fields import ApiUrl, CredentialName, ForgeKind, RepositoryName
 from ocf.functions.rules.condition import Condition, InvalidCondition
-from ocf.functions.rules.texts import InvalidTemplate, Text, is_template
+from ocf.functions.rules.text_template import InvalidTemplate, Text, is_template
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"), Field(examples=["fix"])]
 #: An attribute's value; `*` at the end stands for any rest.

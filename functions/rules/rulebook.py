@@ -19,12 +19,12 @@ from pydantic import ValidationError
 from ocf.events.command_payloads import Submit
 from ocf.events.envelope import Event, field_errors, timestamp
 from ocf.events.errors import Conflict, DeadLetter
-from ocf.events.input_limits import INBOX, parse_json
 from ocf.events.ports import Bucket
+from ocf.events.untrusted_json import INBOX, parse_json
 from ocf.functions.rules.condition import Condition, ConditionFailed, EventView, share
-from ocf.functions.rules.forge_events import comment_of, place_of
+from ocf.functions.rules.forge_cloudevents import comment_of, place_of
 from ocf.functions.rules.rule import InvalidRule, On, Rule, compile_condition, compile_texts, replace_texts
-from ocf.functions.rules.texts import TemplateFailed, Text
+from ocf.functions.rules.text_template import TemplateFailed, Text
 
 _NAMESPACE = uuid.UUID("6f63662d-7472-6967-6765-722d72756c65")
 _PROJECTS = 256

@@ -22,7 +22,7 @@ from ocf.events.ports import Bucket, Bus, Clock, ObjectStore
 from ocf.events.sealing import Keyring
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.item_backoff import Isolation
-from ocf.functions.core.rejections import Rejections
+from ocf.functions.core.publish_rejection import Rejections
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.forges.credentials import ForgeCredentials

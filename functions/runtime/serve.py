@@ -21,13 +21,13 @@ from starlette.types import ASGIApp
 
 from ocf.events.errors import OcfError
 from ocf.functions.observability import logs, metrics, tracing
-from ocf.functions.runtime import asgi, startup
+from ocf.functions.runtime import asgi, startup_probe
 from ocf.functions.runtime.bootstrap import Dependencies, build
 from ocf.functions.runtime.dry_run import EventRouter
 from ocf.functions.runtime.function import Function
 from ocf.functions.runtime.health import Check, health_routes
 from ocf.functions.settings.settings import Settings, load_or_exit
-from ocf.functions.workers import environment
+from ocf.functions.workers import sealed_environment
 from ocf.functions.workers.parent_channel import Link
 
 FUNCTIONS = ("submit", "execute", "cancel", "cleanup", "session", "archive", "history", "trigger", "result")
@@ -131,7 +131,7 @@ async def run(settings: Settings, names: tuple[str, ...], link: Link | None = No
         link.start()
     exposition = metrics.exposition if link is None else link.tally.exposition
 
-    async def life(front: startup.Front, stopped: Awaitable[float]) -> None:
+    async def life(front: startup_probe.Front, stopped: Awaitable[float]) -> None:
         async with assembled(settings, names, exposition, front.note) as (application, functions):
             front.on_stop = lambda: _leave(functions)
             front.open(application)
@@ -140,7 +140,7 @@ async def run(settings: Settings, names: tuple[str, ...], link: Link | None = No
                 await function.stop(settings.drain_seconds - stopped_for)
 
     try:
-        await startup.serve(lambda app: _config(settings, names, app), life, link)
+        await startup_probe.serve(lambda app: _config(settings, names, app), life, link)
     except OcfError as error:
         sys.stderr.write(f"ocf: cannot start {'+'.join(names)}: {error}\n")
         return 1
@@ -170,10 +170,10 @@ def _config(settings: Settings, names: tuple[str, ...], app: ASGIApp) -> uvicorn
 
 def main() -> None:
     """Run this process as a parent of workers or as a server, depending on its environment."""
-    if environment.needs_parent(os.environ):
+    if sealed_environment.needs_parent(os.environ):
         importlib.import_module("ocf.functions.workers.parent").main()
-    if environment.SEALED in os.environ:
-        environment.unseal(int(os.environ[environment.SEALED]))
+    if sealed_environment.SEALED in os.environ:
+        sealed_environment.unseal(int(os.environ[sealed_environment.SEALED]))
     raise SystemExit(work())
 
 

@@ -19,8 +19,8 @@ from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import NatsBus
 from ocf.events.errors import OcfError, Unavailable
 from ocf.events.streams import BUCKETS, STREAMS, BucketSpec, StreamSpec
+from ocf.functions.core.cleanup_schedules import EVICTION, RETENTION, SWEEP, ensure_schedule
 from ocf.functions.core.open_executions import OpenExecutions
-from ocf.functions.core.schedules import EVICTION, RETENTION, SWEEP, ensure_schedule
 from ocf.functions.database import rebuild
 from ocf.functions.database.migrate import filled, migrate
 from ocf.functions.observability import logs

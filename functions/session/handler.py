@@ -20,16 +20,16 @@ from ocf.events.command_payloads import (
 from ocf.events.command_publisher import NATS_SEQUENCE, publish_command
 from ocf.events.envelope import Event, InvalidData, new_event
 from ocf.events.errors import Conflict, Drop, NotYetKnown
+from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.fact_payloads import FieldError, SessionAttached, SessionCreated, SessionDestroyed, SessionDetached
 from ocf.events.lifecycle import SESSION, SessionStep, State
 from ocf.events.ports import Bus, Clock, ObjectStore
-from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Attached, Session
-from ocf.functions.core.command_events import command, ids_of
+from ocf.functions.core.command_parsing import command, ids_of
 from ocf.functions.core.execution_store import Records
-from ocf.functions.core.rejections import Refusal, Rejections
+from ocf.functions.core.object_deletion import delete_session
+from ocf.functions.core.publish_rejection import Refusal, Rejections
 from ocf.functions.core.session_store import EXPIRY, Sessions, schedule_expiry, schedule_subject
-from ocf.functions.core.stored_objects import delete_session
 from ocf.functions.settings.settings import Settings
 
 #: Stored workspace of an execution, below its prefix in S3.

@@ -9,9 +9,9 @@ import structlog
 
 from ocf.events import subjects
 from ocf.events.errors import Unavailable
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import FieldError
 from ocf.events.ports import Bus, Clock
-from ocf.events.refs import ExecutionRef
 from ocf.functions.settings.settings import Settings, of_project
 
 if TYPE_CHECKING:

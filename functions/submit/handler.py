@@ -8,27 +8,27 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from ocf.events import dataref, input_limits, subjects, terminal_facts
+from ocf.events import dataref, subjects, terminal_facts, untrusted_json
 from ocf.events.command_payloads import MAX_COMMAND_BYTES, Cleanup, EmptyWorkspace, Execute, Submit
 from ocf.events.command_publisher import publish_command
 from ocf.events.envelope import Event, InvalidData, decode, new_event, parse
 from ocf.events.errors import Conflict, Drop, InvalidEvent, NotYetKnown
 from ocf.events.event_types import TYPES
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.fact_payloads import Accepted, FieldError, Outcome
 from ocf.events.lifecycle import EXECUTION, Reason, State, Step
 from ocf.events.ports import Bus, Clock, Message, ObjectStore
-from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.functions.core import task_limits
-from ocf.functions.core.command_events import ids_of
+from ocf.functions.core.cleanup_schedules import SWEEP, ensure_schedule
+from ocf.functions.core.command_parsing import ids_of
 from ocf.functions.core.execution_store import Records
-from ocf.functions.core.rejections import Refusal, Rejections
-from ocf.functions.core.schedules import SWEEP, ensure_schedule
+from ocf.functions.core.publish_rejection import Refusal, Rejections
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.settings.settings import Settings
 from ocf.functions.submit import budget
 from ocf.functions.submit.rerun import costs_nothing, resolved
-from ocf.functions.submit.session_order import check_order
+from ocf.functions.submit.session_submit_order import check_order
 from ocf.functions.submit.task_rules import broken_rules
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ async def _record(records: Records, record: Record) -> Record:
 
 def title_of(data: Submit) -> str:
     """Return the first line of the prompt or code, for lists."""
-    return input_limits.first_line(data.prompt or data.code or "")
+    return untrusted_json.first_line(data.prompt or data.code or "")
 
 
 async def fail(records: Records, event: Event, record: Record, message: str, now: datetime) -> None:
@@ -316,5 +316,5 @@ async def _publish_execute(
 
 def _rejected_title(event: Event) -> str:
     """Return the title of a rejected submit, as far as it can be parsed."""
-    prompt = input_limits.text_member(event.data, "prompt")
-    return "" if prompt is None else input_limits.first_line(prompt).encode("utf-8", "replace").decode()
+    prompt = untrusted_json.text_member(event.data, "prompt")
+    return "" if prompt is None else untrusted_json.first_line(prompt).encode("utf-8", "replace").decode()

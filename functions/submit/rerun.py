@@ -6,19 +6,19 @@ from dataclasses import replace
 from typing import Any
 
 from ocf.events import dataref, subjects
-from ocf.events.archived_record import EVENTS
+from ocf.events.archive_manifest import EVENTS
 from ocf.events.base_model import REMOVED
 from ocf.events.command_payloads import Execute, Submit
 from ocf.events.envelope import Event, InvalidData, decode, of_line
 from ocf.events.errors import InvalidEvent, NotYetKnown
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import FieldError
 from ocf.events.gzip_ndjson import DamagedArchive, split_lines
-from ocf.events.input_limits import EVENT, parse_json
 from ocf.events.ports import Bus, ObjectStore
-from ocf.events.refs import ExecutionRef
+from ocf.events.untrusted_json import EVENT, parse_json
 from ocf.functions.core.execution_store import Records
-from ocf.functions.recording.lines import NAME
+from ocf.functions.recording.line_types import NAME
 from ocf.functions.settings.settings import Settings
 from ocf.functions.submit.task_rules import broken_rules
 

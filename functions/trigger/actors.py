@@ -10,7 +10,7 @@ import httpx2
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.forges.forge import Forge, at_least
 from ocf.functions.forges.http import ForgeRefused, forge_client
-from ocf.functions.rules.forge_events import Actor, actor_of
+from ocf.functions.rules.forge_cloudevents import Actor, actor_of
 from ocf.functions.rules.rule import Rule
 from ocf.functions.rules.rulebook import CompiledRule, RuleFailed
 

@@ -11,13 +11,13 @@ from datetime import datetime, timedelta
 from ocf.events import subjects
 from ocf.events.envelope import Event
 from ocf.events.errors import NotItsTurn, Unavailable
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.ports import Bus
-from ocf.events.refs import ExecutionRef
 from ocf.functions.core.execution_store import Records
 from ocf.functions.database.store import History
 from ocf.functions.rules.rule_state import ALL_RULES, CoolsDown, EventRef, Limits, RuleStates, TooMany
 from ocf.functions.rules.rulebook import CompiledRule
-from ocf.functions.rules.submits import was_submitted
+from ocf.functions.rules.submit_publisher import was_submitted
 from ocf.functions.settings.settings import Settings, of_project
 
 #: An execution has its record long before.

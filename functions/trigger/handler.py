@@ -22,12 +22,12 @@ from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.rules.condition import EventView
 from ocf.functions.rules.rule_state import ALL_RULES, EventRef, RuleStates
 from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, execution_id, view
-from ocf.functions.rules.submits import publish_submit, was_submitted
+from ocf.functions.rules.submit_publisher import publish_submit, was_submitted
 from ocf.functions.settings.settings import Settings
 from ocf.functions.trigger import actors, guards
-from ocf.functions.trigger.follow_ups import FollowUps
+from ocf.functions.trigger.follow_up_sessions import FollowUps
 from ocf.functions.trigger.polls import Polls
-from ocf.functions.trigger.ticks import Ticks
+from ocf.functions.trigger.tick_handler import Ticks
 
 
 async def trigger(

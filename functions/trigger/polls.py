@@ -17,14 +17,14 @@ from typing import Any
 from ocf.events import subjects
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, Drop, OcfError
-from ocf.events.input_limits import INBOX, shorten
 from ocf.events.ports import Bucket, Bus, Clock
+from ocf.events.untrusted_json import INBOX, shorten
 from ocf.functions.core.compare_and_set import dump
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.forges.forge import Change, Forge, changed_at
 from ocf.functions.forges.http import AnswerTooLarge, ForgeRefused, ForgeUnavailable, forge_client
-from ocf.functions.rules.forge_events import forge_event
-from ocf.functions.rules.polling import PollState, digest, disarm, state_key
+from ocf.functions.rules.forge_cloudevents import forge_event
+from ocf.functions.rules.poll_schedule import PollState, digest, disarm, state_key
 from ocf.functions.rules.rule import Poll
 from ocf.functions.rules.rulebook import RuleBook
 

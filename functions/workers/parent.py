@@ -1,7 +1,7 @@
 """The parent of workers: `MAX_CONCURRENT_TASKS` concurrent deliveries, each in its own process (ADR 0010).
 
 The parent passes each connection to a free worker, or responds with 429. It has one thread, no event loop, no key and
-no connection to NATS or S3, and reads only the first bytes of a request (`listener.py`). No input of a tenant can
+no connection to NATS or S3, and reads only the first bytes of a request (`http_listener.py`). No input of a tenant can
 therefore stop it, and a failure of a worker affects one execution.
 
 It forks workers after it has imported their modules, which takes milliseconds. `parent_channel.py` is the worker's
@@ -30,10 +30,10 @@ from ocf.events.adapters import s3
 from ocf.functions.core.syscalls import protect_self
 from ocf.functions.observability import logs
 from ocf.functions.settings.settings import Settings, load_or_exit
-from ocf.functions.workers import environment, metrics_sum
+from ocf.functions.workers import metrics_sum, sealed_environment
 from ocf.functions.workers import parent_channel as link
+from ocf.functions.workers.http_listener import Listener
 from ocf.functions.workers.idle_cores import IdleCores
-from ocf.functions.workers.listener import Listener
 from ocf.functions.workers.server_boot_queue import BootQueue
 from ocf.functions.workers.worker_fork import Child, start
 
@@ -52,9 +52,9 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
 
 def main() -> NoReturn:
     """Run the parent. A process with keys in its environment first executes itself again without them."""
-    if environment.SEALED not in os.environ:
-        environment.reexec_sealed()
-    sealed = int(os.environ.pop(environment.SEALED))
+    if sealed_environment.SEALED not in os.environ:
+        sealed_environment.reexec_sealed()
+    sealed = int(os.environ.pop(sealed_environment.SEALED))
     settings = load_or_exit()
     logs.configure(settings.log_level)
     for module in (
@@ -108,7 +108,7 @@ class Parent:
         #: Beyond the busy workers there may be as many warm ones as configured, for the next deliveries.
         self._max_workers = self._max_deliveries + settings.warm_slots
         self._selector = selectors.DefaultSelector()
-        self._counts = environment.memory_file()
+        self._counts = sealed_environment.memory_file()
         self._workers: dict[int, _Worker] = {}
         self._boots: BootQueue[_Worker] = BootQueue(
             lambda worker, idle: worker.send(link.BOOT_IDLE if idle else link.BOOT)

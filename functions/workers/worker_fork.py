@@ -12,10 +12,10 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
-from ocf.functions.workers.environment import unseal, without_secrets
-from ocf.functions.workers.forked import close_others, detach, exit_with
+from ocf.functions.workers.forked_child import close_others, detach, exit_with
 from ocf.functions.workers.metrics_sum import Tally
 from ocf.functions.workers.parent_channel import Link
+from ocf.functions.workers.sealed_environment import unseal, without_secrets
 
 
 class Child(NamedTuple):

@@ -17,7 +17,7 @@ from ocf.functions.workspace.allowed_roots import Roots
 from ocf.functions.workspace.archive_reading import unpack_tree
 from ocf.functions.workspace.baseline import DEFAULT_LIMITS, BaselineEntry, Cursor, Limits
 from ocf.functions.workspace.clone import check_url, clone
-from ocf.functions.workspace.copy import copy_tree
+from ocf.functions.workspace.directory_source import copy_tree
 from ocf.functions.workspace.errors import InvalidWorkspace
 from ocf.functions.workspace.git import REPOSITORY, Git, GitFailed
 from ocf.functions.workspace.safe_tree import first_escaping_link, link_outside, move_over, remove_tree, safe_parts

@@ -112,7 +112,7 @@ async def copy(pieces: AsyncIterator[bytes]) -> int:
 
 def checked_token(text: str, source: str) -> str:
     """Return a bearer token without surrounding space. Raises CallFailed with `source`, never with the text."""
-    from ocf.events.client.outage import CallFailed
+    from ocf.events.client.gateway_retry import CallFailed
 
     token = text.strip()
     if len(token) > MAX_TOKEN_BYTES or not _TOKEN.fullmatch(token):

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ocf.cli.common import MAX_TOKEN_BYTES, checked_token
-from ocf.events.client.outage import CallFailed
+from ocf.events.client.gateway_retry import CallFailed
 from ocf.events.errors import InvalidEvent
-from ocf.events.input_limits import KIB, JsonLimit, parse_json
+from ocf.events.untrusted_json import KIB, JsonLimit, parse_json
 
 if TYPE_CHECKING:
     from ocf.cli.oidc import OidcClient
@@ -65,9 +65,9 @@ class Context:
         if self.token_command is not None:
             return checked_token(_output(self.token_command, name), f"context {name}: output of its token command")
         if (client := self.oidc) is not None:
-            from ocf.cli import logins
+            from ocf.cli import login_store
 
-            return logins.token(login_folder(name), client, name)
+            return login_store.token(login_folder(name), client, name)
         return None
 
 
@@ -154,9 +154,9 @@ def listed(contexts: Contexts) -> list[dict[str, Any]]:
 def _login(name: str, context: Context) -> dict[str, Any] | None:
     if context.oidc_issuer is None:
         return None
-    from ocf.cli import logins
+    from ocf.cli import login_store
 
-    found = logins.read(login_folder(name))
+    found = login_store.read(login_folder(name))
     if found is None:
         return None
     ends = datetime.fromtimestamp(found.expires_at).astimezone()

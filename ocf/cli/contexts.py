@@ -21,7 +21,7 @@ from ocf.cli.context_file import (
     login_folder,
     store,
 )
-from ocf.events.client.outage import CallFailed
+from ocf.events.client.gateway_retry import CallFailed
 
 if TYPE_CHECKING:
     from ocf.cli.oidc import Prompt
@@ -101,7 +101,7 @@ def login(
     Standard error has the page to open and the code to enter there. The login is renewed while its issuer allows it;
     `ocf context remove` forgets it.
     """
-    from ocf.cli import logins, oidc
+    from ocf.cli import login_store, oidc
 
     try:
         known = load()
@@ -110,7 +110,7 @@ def login(
         if (client := known.named(name).oidc) is None:
             raise CallFailed(f"context {name} has no issuer: add it again with --oidc-issuer and --oidc-client-id")
         with oidc.connected(client.issuer) as http:
-            logins.write(login_folder(name), oidc.log_in(client, _show_prompt, http))
+            login_store.write(login_folder(name), oidc.log_in(client, _show_prompt, http))
         _show(known, json_output)
     except CallFailed as error:
         fail(str(error))
@@ -165,9 +165,9 @@ def remove(name: Name, json_output: JsonFlag = False) -> None:
 
 
 def _forget(name: str) -> None:
-    from ocf.cli import logins
+    from ocf.cli import login_store
 
-    logins.forget(login_folder(name))
+    login_store.forget(login_folder(name))
 
 
 def _store(found: Contexts, json_output: bool) -> None:

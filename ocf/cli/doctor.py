@@ -147,7 +147,7 @@ def _boundary(place: Path, found: Running | None) -> Iterator[Finding]:
 
     import httpx2
 
-    from ocf.functions.execute.sandbox.boundary import OWN_CONTAINER, OWN_USER, current_boundary
+    from ocf.functions.execute.sandbox.isolation_boundary import OWN_CONTAINER, OWN_USER, current_boundary
     from ocf.functions.settings.settings import load
 
     if found is None:
@@ -185,7 +185,7 @@ def _disk(place: Path) -> Iterator[Finding]:
 def _stack(place: Path) -> tuple[Running | None, Finding]:
     """Return the stack of the directory, once its gateway has confirmed its identity."""
     from ocf.cli.where import NoStack, answering_stack
-    from ocf.events.client.outage import Unreachable
+    from ocf.events.client.gateway_retry import Unreachable
 
     try:
         found = asyncio.run(answering_stack(place))
@@ -210,7 +210,7 @@ def _settings() -> tuple[dict[str, object], str]:
 
 
 def _model(settings: dict[str, object]) -> Finding:
-    from ocf.stack.process_table import OFFLINE_NOTICE, REAL_MODEL
+    from ocf.stack.process_specs import OFFLINE_NOTICE, REAL_MODEL
 
     chosen = [name for name in REAL_MODEL if settings.get(name)]
     result = f"a real one: {', '.join(chosen)} set" if chosen else OFFLINE_NOTICE

@@ -35,7 +35,7 @@ def rebuild(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
 
 def _settings(data_dir: Path) -> Settings:
     from ocf.functions.settings.settings import Settings, load_or_exit
-    from ocf.stack.process_table import database, environment
+    from ocf.stack.process_specs import database, environment
     from ocf.stack.up import plan_of
 
     plan = plan_of(data_dir, os.environ)

@@ -20,7 +20,7 @@ def install(json_output: JsonFlag = False) -> None:
     from rich.console import Console
     from rich.filesize import decimal
 
-    from ocf.stack import install as installer
+    from ocf.stack import program_downloads as installer
 
     console = Console(stderr=True)
     last = ""

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 
-from ocf.cli import streams
+from ocf.cli import standard_streams
 
 #: Exit status after Ctrl-C, as a shell reports the signal.
 INTERRUPTED = 128 + signal.SIGINT
@@ -18,14 +18,14 @@ DEBUG = "OCF_DEBUG"
 
 def main() -> None:
     """Run the command line and exit."""
-    streams.prepare()
+    standard_streams.prepare()
     status = _run()
     try:
-        streams.flush()
+        standard_streams.flush()
     except BrokenPipeError:
-        streams.discard()
+        standard_streams.discard()
     except OSError as error:
-        streams.discard()
+        standard_streams.discard()
         status = _print_error(f"cannot write the output: {error.strerror or error}")
     raise SystemExit(status)
 
@@ -38,13 +38,13 @@ def _run() -> int:
     except SystemExit as ending:
         # Typer turns a closed pipe into this: the reader of the output has gone (`ocf list | head -1`).
         if isinstance(ending.__context__, BrokenPipeError):
-            streams.discard()
+            standard_streams.discard()
             return 0
         return _status(ending)
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        return _print_error(streams.of_os(error))
+        return _print_error(standard_streams.of_os(error))
     except Exception as error:
         if os.environ.get(DEBUG):
             raise
@@ -63,7 +63,7 @@ def _print_error(problem: str) -> int:
         sys.stderr.write(f"ocf: {problem}\n")
         sys.stderr.flush()
     except OSError:
-        streams.discard_errors()
+        standard_streams.discard_errors()
     return 1
 
 

@@ -15,9 +15,9 @@ from urllib.parse import urlsplit
 import httpx2
 
 from ocf.cli.common import checked_token
-from ocf.events.client.outage import CallFailed, Unreachable
+from ocf.events.client.gateway_retry import CallFailed, Unreachable
 from ocf.events.errors import InvalidEvent
-from ocf.events.input_limits import KIB, JsonLimit, parse_json
+from ocf.events.untrusted_json import KIB, JsonLimit, parse_json
 from ocf.functions.core.address_rules import is_loopback
 
 #: An issuer's metadata (that of large providers has 10 kB), or its answer with tokens.

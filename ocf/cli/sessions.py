@@ -46,7 +46,7 @@ async def create(call: Call) -> int:
 
 
 async def _wait_exists(gateway: GatewayClient, session: str) -> None:
-    from ocf.events.client.outage import CallFailed
+    from ocf.events.client.gateway_retry import CallFailed
 
     with suppress(TimeoutError):
         async with asyncio.timeout(_CREATE_SECONDS):
@@ -133,7 +133,7 @@ async def attach(
 
 async def _attach_or_detach(gateway: GatewayClient, session: str, verb: str, client: str) -> None:
     """Attach or detach. A missing session is ignored, and so is an unreachable gateway on detach."""
-    from ocf.events.client.outage import CallFailed, Unreachable
+    from ocf.events.client.gateway_retry import CallFailed, Unreachable
 
     try:
         await gateway.call("POST", f"/sessions/{session}/{verb}", body={"client_id": client})
@@ -146,7 +146,7 @@ async def _attach_or_detach(gateway: GatewayClient, session: str, verb: str, cli
 
 
 async def _reattach(gateway: GatewayClient, session: str, client: str) -> None:
-    from ocf.events.client.outage import CallFailed
+    from ocf.events.client.gateway_retry import CallFailed
 
     while True:
         await asyncio.sleep(_REATTACH_SECONDS)
@@ -156,7 +156,7 @@ async def _reattach(gateway: GatewayClient, session: str, client: str) -> None:
 
 async def _watch(gateway: GatewayClient, session: str, shown: set[str], json_output: bool) -> int:
     """Show each execution to its end, one after the other, until the session is destroyed or nobody reads."""
-    from ocf.events.client.outage import CallFailed
+    from ocf.events.client.gateway_retry import CallFailed
 
     while True:
         try:
@@ -179,7 +179,7 @@ async def _watch(gateway: GatewayClient, session: str, shown: set[str], json_out
 
 async def _exists(gateway: GatewayClient, session: str) -> bool:
     """Return whether the session exists: the 404 may be that of a deleted execution."""
-    from ocf.events.client.outage import CallFailed
+    from ocf.events.client.gateway_retry import CallFailed
 
     try:
         await gateway.lasting(f"/sessions/{session}")

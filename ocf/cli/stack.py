@@ -26,7 +26,7 @@ from ocf.cli.common import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ocf.stack.process_table import Layout, Plan
+    from ocf.stack.process_specs import Layout, Plan
     from ocf.stack.processes import Child
 
 _READY_FD = "OCF_READY_FD"
@@ -56,7 +56,7 @@ def down(data_dir: DataDir = None, json_output: JsonFlag = False) -> None:
     """Stop the embedded stack. Its data stays; `ocf up` continues from there."""
     import signal
 
-    from ocf.stack.process_table import Layout
+    from ocf.stack.process_specs import Layout
     from ocf.stack.state import running_pid
 
     layout = Layout(local_directory(data_dir).resolve())
@@ -141,7 +141,7 @@ def _foreground(data_dir: Path, port: int, json_output: bool) -> NoReturn:
     from ocf.functions.settings.settings import load_or_exit
     from ocf.stack.keys import make_private_dir
     from ocf.stack.ports import PortTaken
-    from ocf.stack.process_table import Layout
+    from ocf.stack.process_specs import Layout
     from ocf.stack.processes import StackFailed
     from ocf.stack.state import AlreadyUp, locked
     from ocf.stack.tools import Missing
@@ -197,7 +197,7 @@ def _show(plan: Plan, children: list[Child], seconds: float) -> None:
     from rich.panel import Panel
     from rich.table import Table
 
-    from ocf.stack.process_table import OFFLINE_NOTICE
+    from ocf.stack.process_specs import OFFLINE_NOTICE
     from ocf.stack.tools import IN_CHECKOUT, INSTALL
 
     answer = plan.answer()
@@ -231,7 +231,7 @@ def _detach(data_dir: Path, port: int, json_output: bool) -> NoReturn:
 
     from ocf.functions.settings.settings import load_or_exit
     from ocf.stack.keys import make_private_dir
-    from ocf.stack.process_table import Layout
+    from ocf.stack.process_specs import Layout
     from ocf.stack.state import running_pid
 
     layout = Layout(make_private_dir(data_dir).resolve())

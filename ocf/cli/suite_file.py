@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from ocf.events.base_model import ExecutionId, Model
 from ocf.events.envelope import field_errors
 from ocf.events.errors import OcfError
-from ocf.events.input_limits import MIB
+from ocf.events.untrusted_json import MIB
 
 Part = Literal["diff", "result", "calls"]
 Parts = Annotated[list[Part], Field(min_length=1)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ocf.cli import streams
+from ocf.cli import standard_streams
 from ocf.cli.common import console, copy, fail, local_time, plain, print_json, printable
 from ocf.cli.options.task import RERUN_OPTIONS, TASK_OPTIONS, task_body
 from ocf.cli.verb import Call, Execution, verb
@@ -203,7 +203,7 @@ async def follow(gateway: GatewayClient, execution: str, start: int, json_output
     """Show everything until the end; return the exit status for the final state."""
     import asyncio
 
-    from ocf.events.client.outage import GaveUp
+    from ocf.events.client.gateway_retry import GaveUp
 
     try:
         if json_output:
@@ -214,7 +214,7 @@ async def follow(gateway: GatewayClient, execution: str, start: int, json_output
             await _show(gateway, execution, start)
         final = await gateway.lasting(f"/tasks/{execution}/status")
     except BrokenPipeError:
-        streams.discard()
+        standard_streams.discard()
         return CLOSED_PIPE
     except GaveUp as error:
         start = error.resume or start

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ocf.cli import streams
+from ocf.cli import standard_streams
 from ocf.cli.common import console, fail, local_time, plain, print_json, printable
 from ocf.cli.options.body import Option
 from ocf.cli.options.task import TASK_OPTIONS, task_body
@@ -56,7 +56,7 @@ def documents(file: str) -> list[dict[str, Any]]:
         text = sys.stdin.read() if file == "-" else Path(file).read_text()
         found = [one for one in yaml.load_all(text, Loader) if one is not None]
     except OSError as error:
-        fail(streams.of_os(error))
+        fail(standard_streams.of_os(error))
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         fail(f"{file}: {error}")
     if not found or not all(isinstance(one, dict) for one in found):

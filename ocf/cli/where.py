@@ -17,7 +17,7 @@ from ocf.cli.common import (
     printable,
 )
 from ocf.events.client.gateway import Address, connect
-from ocf.events.client.outage import CallFailed, Unreachable
+from ocf.events.client.gateway_retry import CallFailed, Unreachable
 from ocf.stack.state import Running, running, running_pid
 
 GATEWAY, CONTEXT, TOKEN = "OCF_GATEWAY", "OCF_CONTEXT", "OCF_TOKEN"

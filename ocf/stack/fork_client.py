@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
-from ocf.functions.workers.environment import memory_file, without_secrets
+from ocf.functions.workers.sealed_environment import memory_file, without_secrets
 
 _LOST = -9
 

@@ -23,8 +23,8 @@ from types import FrameType
 from typing import TypedDict
 
 from ocf.events.adapters import s3
-from ocf.functions.workers.environment import SEALED, unseal
-from ocf.functions.workers.forked import close_others, detach, exit_with
+from ocf.functions.workers.forked_child import close_others, detach, exit_with
+from ocf.functions.workers.sealed_environment import SEALED, unseal
 
 #: Modules of its children; none of them connects, prints or starts a thread when imported.
 _PRELOADED = (

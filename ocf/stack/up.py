@@ -14,11 +14,11 @@ from ocf.functions.runtime.nats_auth import BACKEND, FUNCTIONS, mint_user
 from ocf.functions.settings.settings import masked
 from ocf.stack.fork_client import ForkServer, available
 from ocf.stack.keys import load, load_or_generate, make_private_dir, write_private
-from ocf.stack.nats_server import nats_config
+from ocf.stack.nats_config import nats_config
 from ocf.stack.ports import LOOPBACK, allocate, is_free
-from ocf.stack.process_table import PORTS, Layout, Plan, fork_server_environment, settings_of, table
+from ocf.stack.process_specs import PORTS, Layout, Plan, fork_server_environment, settings_of, table
 from ocf.stack.processes import Child, StackFailed, exit_with_parent
-from ocf.stack.s3_server import s3_config
+from ocf.stack.seaweedfs import s3_config
 from ocf.stack.state import STATE, Running
 
 DEFAULT_GATEWAY_PORT = 3003

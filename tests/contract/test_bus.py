@@ -14,8 +14,8 @@ from ocf.events.adapters.memory_bus import MemoryBucket, MemoryBus, subject_matc
 from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import connect
 from ocf.events.errors import Conflict, TooLarge, Unavailable
-from ocf.events.input_limits import MESSAGE_BYTES, RECORD_BYTES
 from ocf.events.ports import Backlog, Bucket, Bus, ConsumerSpec, ConsumerState, Fence, Message
+from ocf.events.untrusted_json import MESSAGE_BYTES, RECORD_BYTES
 from ocf.functions.core.system_clock import SystemClock
 from tests.support.nats import NatsServer
 

@@ -17,9 +17,9 @@ from sqlalchemy import select, text
 from ocf.events.envelope import Event
 from ocf.events.errors import DeadLetter, Unavailable
 from ocf.events.execution_record import Attempt, Record
+from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.lifecycle import Reason, State
 from ocf.events.output import Usage
-from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Session
 from ocf.functions.database import reading, tables
 from ocf.functions.database.connection import Database, engine_of

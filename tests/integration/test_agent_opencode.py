@@ -22,7 +22,7 @@ from ocf.events.output import ChunkType
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent import opencode_api
 from ocf.functions.execute.agent.agent import Agent, AgentResult, PromptSpec
-from ocf.functions.execute.agent.agent_model import AgentModel
+from ocf.functions.execute.agent.opencode_model import AgentModel
 from ocf.functions.execute.agent.repetition import ADVICE
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.sandbox.process import AgentFailed

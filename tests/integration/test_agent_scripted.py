@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ocf.events import input_limits
+from ocf.events import untrusted_json
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType
 from ocf.functions.execute.agent.agent import PromptSpec
@@ -119,7 +119,9 @@ async def test_a_conversation_longer_than_one_answer_may_be_costs_no_run(
     runner: Runner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It failed after all its work, when the messages were read once more at the end. Now they come in pages."""
-    monkeypatch.setattr(input_limits, "AGENT_MESSAGE", input_limits.JsonLimit(bytes=20_000, depth=100, values=10_000))
+    monkeypatch.setattr(
+        untrusted_json, "AGENT_MESSAGE", untrusted_json.JsonLimit(bytes=20_000, depth=100, values=10_000)
+    )
     agent = await runner.agent()
     for number in range(12):
         said = f"{number} " + "x" * 5_000

@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from ocf.events.command_payloads import Limits, ModelConfigData
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
-from ocf.functions.execute.agent.agent_model import AgentModel, model_catalog
 from ocf.functions.execute.agent.config import configuration
+from ocf.functions.execute.agent.opencode_model import AgentModel, model_catalog
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.execute.model_proxy.providers import CANNED_DELTAS, CANNED_WORD, canned
@@ -23,7 +23,7 @@ from ocf.functions.models.catalog import WIRES, ModelFacts
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.offline_model import OfflineModel
 from ocf.functions.models.resolve import ModelSettings, resolve
-from scripts.catalog import CATALOG, PROVIDERS, lines, listed
+from scripts.model_catalog import CATALOG, PROVIDERS, lines, listed
 from tests.support.agents import Heard, server_spec
 from tests.support.faulty_model import Exchange, faulty_model, whole
 from tests.support.offline import OPENCODE, ROOT, offline_spec

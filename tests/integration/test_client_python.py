@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ocf import AsyncGateway, Gateway
-from ocf.events.client.outage import CallFailed
+from ocf.events.client.gateway_retry import CallFailed
 from tests.integration.test_docs_run import block
 from tests.support.stack import Stack, until
 from tests.support.wheels import build, run

@@ -17,8 +17,8 @@ import pytest
 from ocf.events import subjects
 from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import NatsBus, connect
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.ports import Delivery
-from ocf.events.refs import ExecutionRef
 from ocf.functions.core.open_executions import OpenExecutions
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.dispatcher.delivery import Dispatcher

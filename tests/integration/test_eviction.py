@@ -14,8 +14,8 @@ from ocf.events import subjects
 from ocf.events.command_payloads import Cleanup
 from ocf.events.command_publisher import publish_command
 from ocf.events.envelope import new_event
-from ocf.events.refs import ExecutionRef
-from ocf.functions.core import schedules
+from ocf.events.execution_ref import ExecutionRef
+from ocf.functions.core import cleanup_schedules
 from ocf.functions.core.system_clock import SystemClock
 from tests.support.stack import OCF, Project, Stack, running_stack, until
 
@@ -31,7 +31,7 @@ def impatient(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 async def evict(project: Project, execution: str) -> None:
     """Send the schedule's command until the execution has left the bucket."""
-    entity = schedules.EVICTION.entity
+    entity = cleanup_schedules.EVICTION.entity
     data = Cleanup(project_id=subjects.SYSTEM_PROJECT, execution_id=entity, scope="eviction")
 
     async def left() -> bool:

@@ -17,7 +17,7 @@ from ocf.events import subjects
 from ocf.events.adapters.nats.bus import connect as connect_bus
 from ocf.events.client.gateway import Address, GatewayClient
 from ocf.events.client.gateway import connect as cli
-from ocf.events.client.outage import CallFailed
+from ocf.events.client.gateway_retry import CallFailed
 from ocf.events.lifecycle import State
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.stack.ports import free_port

@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
 
 from ocf.events.adapters.nats.bus import connect as connect_bus
-from ocf.events.adapters.nats.credentials import inbox_of
+from ocf.events.adapters.nats.inbox_prefix import inbox_of
 from ocf.events.client import connect as connect_client
 from ocf.functions.runtime.nats_auth import (
     FUNCTIONS,

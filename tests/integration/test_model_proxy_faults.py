@@ -18,7 +18,7 @@ import structlog
 import zstandard
 from pydantic import SecretStr
 
-from ocf.events import input_limits as bounds
+from ocf.events import untrusted_json as bounds
 from ocf.events.command_payloads import Limits
 from ocf.events.lifecycle import Reason
 from ocf.functions.core.system_clock import SystemClock

@@ -15,19 +15,19 @@ from pydantic import SecretStr
 
 from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.command_payloads import Limits
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import Reason
 from ocf.events.optional_task_fields import Rerun
 from ocf.events.redaction import MASK
-from ocf.events.refs import ExecutionRef
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.model_proxy import Hooks, ModelProxy, RetryPolicy, Upstream
 from ocf.functions.execute.model_proxy.played_call import Player
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.recording.canonical import PartTable
-from ocf.functions.recording.lines import VERSION, Head
+from ocf.functions.recording.line_types import VERSION, Head
+from ocf.functions.recording.model_call_recorder import Recorder
 from ocf.functions.recording.playback import Answer, Playback
-from ocf.functions.recording.reading import Recording, read
-from ocf.functions.recording.recorder import Recorder
+from ocf.functions.recording.recorded_calls_reader import Recording, read
 from tests.support.faulty_model import Act, chat, cut, endless, faulty_model, status
 
 KEY = "sk-planted-5f1d9c27e0ab"

@@ -20,7 +20,7 @@ import zstandard
 
 from ocf.events import subjects
 from ocf.events.redaction import forms_of
-from ocf.functions.core.stored_objects import setup_key
+from ocf.functions.core.object_deletion import setup_key
 from tests.support.stack import Project, running_stack, until
 
 pytestmark = pytest.mark.slow

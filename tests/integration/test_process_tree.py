@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ocf.functions.execute.sandbox import process_tree
+from ocf.functions.execute.sandbox import procfs
 from ocf.functions.execute.sandbox.process import (
     TREE_VARIABLE,
     AgentFailed,
@@ -312,17 +312,17 @@ async def test_start_failures_name_the_cause(tmp_path: Path) -> None:
     missing = ProcessSpec(("/nowhere/agent",), tmp_path, {}, None, max_processes=10, max_memory_bytes=2**30)
     with pytest.raises(AgentFailed, match="No such file"):
         await start_process(missing)
-    assert not [pid for pid in process_tree.sample(os.getpid()).pids if "supervisor" in command_line(pid)]
+    assert not [pid for pid in procfs.sample(os.getpid()).pids if "supervisor" in command_line(pid)]
 
 
 async def test_a_supervisor_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A frozen container never answers; the start ends and may be tried again, and no supervisor stays."""
     monkeypatch.setattr("ocf.functions.execute.sandbox.process._BOOT", "import time; time.sleep(600)")
     monkeypatch.setattr("ocf.functions.execute.sandbox.process._START_SECONDS", 0.2)
-    before = set(process_tree.sample(os.getpid()).pids)
+    before = set(procfs.sample(os.getpid()).pids)
     with pytest.raises(AgentNotReady, match=r"did not answer within 0\.2 s"):
         await start_process(spec("pass"))
-    assert set(process_tree.sample(os.getpid()).pids) <= before
+    assert set(procfs.sample(os.getpid()).pids) <= before
 
 
 async def test_early_end_shows_stderr(started: list[AgentProcess]) -> None:
@@ -400,7 +400,7 @@ async def test_waiting_for_a_processor_is_seen() -> None:
             while not (children := psutil.Process(process.pid).children()):
                 await asyncio.sleep(0.02)
             # On a busy machine the sleeper waits too, but only until it sleeps.
-            while process.cpu_wait_seconds() < process_tree.cpu_wait_seconds((children[0].pid,)) + 0.1:
+            while process.cpu_wait_seconds() < procfs.cpu_wait_seconds((children[0].pid,)) + 0.1:
                 await asyncio.sleep(0.02)
     finally:
         await process.stop(0.0)

@@ -15,11 +15,11 @@ from ocf.events.envelope import new_event
 from ocf.events.errors import Drop, Unavailable
 from ocf.events.execution_record import Attempt, Record
 from ocf.events.fact_payloads import Completed, Outcome
-from ocf.events.forge_fields import ReplyTo
 from ocf.events.lifecycle import Reason, State, Step
 from ocf.events.output import Usage
+from ocf.events.task_forge_fields import ReplyTo
 from ocf.functions.forges.http import ForgeRefused, ForgeUnavailable
-from ocf.functions.publishing.archived import ended
+from ocf.functions.publishing.archived_result import ended
 from ocf.functions.publishing.branch import ResultRejected
 from ocf.functions.result.handler import result
 from ocf.functions.runtime.function import bind

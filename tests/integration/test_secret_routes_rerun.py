@@ -13,19 +13,19 @@ from mcp import Client
 
 from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.base_model import Sealed
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.optional_task_fields import RemoteMcp, Rerun
 from ocf.events.redaction import Redactor, forms_of
-from ocf.events.refs import ExecutionRef
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.inputs.mcp import remote_routes
 from ocf.functions.execute.model_proxy.played_call import Player
 from ocf.functions.execute.secret_routes import Route, SecretRoutes
-from ocf.functions.execute.secret_routes.recorded_routes import RoutePlayer, RouteRecorder
+from ocf.functions.execute.secret_routes.route_recording import RoutePlayer, RouteRecorder
 from ocf.functions.recording.canonical import PartTable
-from ocf.functions.recording.lines import VERSION, Head
+from ocf.functions.recording.line_types import VERSION, Head
+from ocf.functions.recording.model_call_recorder import Recorder
 from ocf.functions.recording.playback import Playback
-from ocf.functions.recording.reading import read
-from ocf.functions.recording.recorder import Recorder
+from ocf.functions.recording.recorded_calls_reader import read
 from tests.integration.test_secret_routes import VALUE, Origin
 from tests.support.mcp import TOKEN, tracker
 

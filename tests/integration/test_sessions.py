@@ -17,8 +17,8 @@ import pytest
 
 from ocf.events import subjects
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import SessionRef
 from ocf.events.output import ChunkType
-from ocf.events.refs import SessionRef
 from tests.support.git_http import git_server, run_git
 from tests.support.sessions import call, opened, session_when
 from tests.support.stack import OCF, Project, gapless, until

@@ -19,7 +19,7 @@ import zstandard
 
 from ocf.events.lifecycle import Reason, State
 from ocf.events.output import Chunk, ChunkType
-from ocf.functions.core.stored_objects import setup_key
+from ocf.functions.core.object_deletion import setup_key
 from tests.integration.test_docs_run import block
 from tests.support.processes import command_line
 from tests.support.stack import Project, Stack, running_stack

@@ -29,8 +29,8 @@ from ocf.functions.core.agent_definitions import (
 )
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
-from ocf.functions.execute.agent.agent_model import AgentModel
 from ocf.functions.execute.agent.opencode_api import FilePart
+from ocf.functions.execute.agent.opencode_model import AgentModel
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.inputs.mcp import start_servers
 from ocf.functions.execute.sandbox.process import AgentFailed

@@ -17,9 +17,9 @@ import pytest
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent import warm_pool, warm_server
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
-from ocf.functions.execute.agent.agent_model import AgentModel
 from ocf.functions.execute.agent.available_memory import available_memory
 from ocf.functions.execute.agent.config import ServerSpec
+from ocf.functions.execute.agent.opencode_model import AgentModel
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.agent.warm_pool import WarmPool
 from ocf.functions.execute.agent.warm_server import WarmServerConfig, open_warm_server

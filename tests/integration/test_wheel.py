@@ -36,5 +36,5 @@ def test_the_wheels_hold_one_import_name_and_work(tmp_path: Path) -> None:
     used = subprocess.run([sys.executable, "-c", _USE], env=environ, cwd=tmp_path, capture_output=True, text=True)
     assert used.returncode == 0, used.stderr
     module, file = used.stdout.split()
-    assert module == "ocf.events.client.client"
+    assert module == "ocf.events.client.nats_client"
     assert Path(file).is_relative_to(tmp_path / "installed")

@@ -33,7 +33,7 @@ from ocf.functions.workspace import (
     restore,
     summarise,
 )
-from ocf.functions.workspace.copy import copy_tree
+from ocf.functions.workspace.directory_source import copy_tree
 from tests.support.git_http import GitServer, git_server, run_git
 from tests.support.trees import awkward, listing
 

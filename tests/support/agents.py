@@ -11,8 +11,8 @@ from ocf.events.output import ChunkType, Draft
 from ocf.events.ports import Clock
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent.agent import Agent, AgentResult, PromptSpec
-from ocf.functions.execute.agent.agent_model import AgentModel
 from ocf.functions.execute.agent.config import ServerSpec
+from ocf.functions.execute.agent.opencode_model import AgentModel
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.sandbox.policy import sandbox_support
 

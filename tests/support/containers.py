@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 UID = 65533
 SYSTEM_PYTHON = Path("/usr/bin/python3")
 _BOOT = (
-    f"import sys; sys.path.insert(0, {str(ROOT)!r}); from ocf.functions.execute.sandbox.agent_host import main; main()"
+    f"import sys; sys.path.insert(0, {str(ROOT)!r}); "
+    "from ocf.functions.execute.sandbox.agent_host_server import main; main()"
 )
 _DIES = ("setpriv", "--pdeathsig", "KILL")
 _LOOP = 'while :; do "$@"; sleep 0.2; done'

@@ -25,14 +25,14 @@ from ocf.events.base_model import Model
 from ocf.events.envelope import Event
 from ocf.events.errors import Unavailable
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import State
 from ocf.events.output import Chunk, ChunkType
 from ocf.events.ports import Message
-from ocf.events.refs import ExecutionRef
 from ocf.events.reorder import gap_line
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.gateway.app import create_app
-from ocf.functions.gateway.dependencies import GatewayDeps
+from ocf.functions.gateway.gateway_deps import GatewayDeps
 from ocf.functions.gateway.settings import GatewaySettings
 from tests.support.clock import ManualClock
 from tests.support.database import memory_history

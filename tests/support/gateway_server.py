@@ -19,14 +19,14 @@ from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.adapters.nats.bucket import NatsBucket
 from ocf.events.adapters.nats.bus import NatsBus, connect
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import State
-from ocf.events.refs import ExecutionRef
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.database.store import History
 from ocf.functions.forges.credentials import ForgeCredentials
 from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.context import Gateway
-from ocf.functions.gateway.dependencies import GatewayDeps, ViewerCredentials
+from ocf.functions.gateway.gateway_deps import GatewayDeps, ViewerCredentials
 from ocf.functions.gateway.settings import GatewaySettings
 from ocf.functions.runtime import connection_limits
 from ocf.functions.runtime.nats_auth import mint_viewer

@@ -19,7 +19,7 @@ from ocf.events.adapters.nats.bus import connect
 from ocf.functions.runtime.nats_auth import BACKEND, FUNCTIONS, Role, Trust, mint_user, public_key
 from ocf.functions.runtime.setup import apply
 from ocf.stack.keys import write_private
-from ocf.stack.nats_server import nats_argv, nats_config
+from ocf.stack.nats_config import nats_argv, nats_config
 from ocf.stack.ports import LOOPBACK, is_free
 
 ORIGIN = "http://console.test"

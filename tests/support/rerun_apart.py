@@ -19,8 +19,8 @@ from typing import Any
 
 import httpx2
 
-from ocf.events.refs import ExecutionRef
-from ocf.functions.recording.reading import load
+from ocf.events.execution_ref import ExecutionRef
+from ocf.functions.recording.recorded_calls_reader import load
 from tests.support.offline import OPENCODE
 from tests.support.sessions import call
 from tests.support.stack import Project, running_stack, until

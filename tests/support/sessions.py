@@ -6,7 +6,7 @@ from typing import Any
 
 import httpx2
 
-from ocf.events.refs import SessionRef
+from ocf.events.execution_ref import SessionRef
 from ocf.events.session_record import Session
 from tests.support.stack import Project, until
 

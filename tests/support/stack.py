@@ -34,7 +34,7 @@ from ocf.events.execution_record import Record
 from ocf.events.output import Chunk
 from ocf.functions.core.syscalls import drop_capabilities
 from ocf.stack.ports import free_port
-from ocf.stack.process_table import table
+from ocf.stack.process_specs import table
 from ocf.stack.up import plan_of
 from tests.support.processes import alive, parts
 from tests.support.relay import GATEWAYS, relay_thread

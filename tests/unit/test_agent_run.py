@@ -22,7 +22,7 @@ from ocf.functions.execute.attempt import agent_run as turns
 from ocf.functions.execute.attempt.agent_run import AgentRun
 from ocf.functions.execute.attempt.watchdog import Activity
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
-from ocf.functions.execute.sandbox.boundary import Boundary
+from ocf.functions.execute.sandbox.isolation_boundary import Boundary
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.prices import Prices

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from ocf.events.gzip_ndjson import DamagedArchive, read_lines
-from ocf.events.input_limits import InflateLimit, JsonLimit
+from ocf.events.untrusted_json import InflateLimit, JsonLimit
 
 LINE, WHOLE = JsonLimit(bytes=1_000, depth=9, values=9), InflateLimit(bytes=10_000, ratio=9)
 

@@ -14,10 +14,10 @@ import pytest
 from ocf.events.base_model import Sealed
 from ocf.events.command_payloads import EmptyWorkspace, Execute, GitWorkspace, SessionCreate, SharedWorkspace
 from ocf.events.errors import SealError, Unavailable
+from ocf.events.execution_ref import SessionRef
 from ocf.events.lifecycle import Reason
 from ocf.events.output import Draft
 from ocf.events.redaction import Redactor
-from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
 from ocf.functions import workspace
 from ocf.functions.core.session_store import Sessions

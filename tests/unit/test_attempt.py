@@ -20,19 +20,19 @@ from ocf.events.command_payloads import Cancel, Execute, Reply
 from ocf.events.envelope import Event
 from ocf.events.errors import Busy, Conflict, Drop, OcfError, Unavailable
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import ChangedFile, DiffSummary
 from ocf.events.lifecycle import Reason, State
 from ocf.events.output import Chunk, ChunkType, Draft, Usage
 from ocf.events.ports import Inbox, Message
 from ocf.events.redaction import Redactor
-from ocf.events.refs import ExecutionRef
 from ocf.functions.core.system_clock import SystemClock
-from ocf.functions.execute.agent.replies import Replies
+from ocf.functions.execute.agent.recorded_replies import Replies
 from ocf.functions.execute.attempt.agent_run import FOLLOW_UP
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
 from ocf.functions.execute.attempt.runner import NOT_READY_ATTEMPTS
 from ocf.functions.execute.attempt.spans import RunSpans
-from ocf.functions.execute.attempt.stop import Released
+from ocf.functions.execute.attempt.stop_signal import Released
 from ocf.functions.execute.sandbox.process import AgentNotReady
 from ocf.functions.observability import metrics
 from tests.support.handlers import cancel, submit

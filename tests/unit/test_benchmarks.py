@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import capacity, report, simulate
+from benchmarks import capacity_planning, report, simulate
 from benchmarks.__main__ import DETAILS, FIGURES, KEPT, PAGE
-from benchmarks.harness import Noise, Row, Target, as_json, from_json, quantile, thinned
+from benchmarks.measurement import Noise, Row, Target, as_json, from_json, quantile, thinned
 from benchmarks.simulate import Costs, Load, Simulation
 
 NOISE = Noise(0.1, 0.2, 50.0, 51.0)
@@ -71,18 +71,18 @@ def test_the_pages_match_the_results() -> None:
 
 
 def test_the_page_on_scale_is_what_the_results_say() -> None:
-    """`benchmarks.capacity --write` and `benchmarks.simulate --write` write tables of docs/explanation/scale.md. The
-    simulation runs for a minute, so only its inputs are compared."""
+    """`benchmarks.capacity_planning --write` and `benchmarks.simulate --write` write tables of
+    docs/explanation/scale.md. The simulation runs for a minute, so only its inputs are compared."""
     page = simulate.PAGE.read_text()
-    assert capacity.text(json.loads(KEPT.read_text()), capacity.Assumed()) in page
+    assert capacity_planning.text(json.loads(KEPT.read_text()), capacity_planning.Assumed()) in page
     assert simulate.heading(simulate.costs()) in page
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_every_figure_can_be_measured_by_name(name: str) -> None:
     """Each name is a module with `measure`, and each module is named."""
-    assert callable(importlib.import_module(f"benchmarks.figures.{name}").measure)
-    folder = Path(report.__file__).parent / "figures"
+    assert callable(importlib.import_module(f"benchmarks.measurements.{name}").measure)
+    folder = Path(report.__file__).parent / "measurements"
     assert {path.stem for path in folder.glob("*.py")} == set(FIGURES)
 
 

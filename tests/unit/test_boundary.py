@@ -12,10 +12,10 @@ import pytest
 from pydantic import ValidationError
 
 from ocf.events.errors import Unavailable
-from ocf.functions.execute.sandbox import boundary
-from ocf.functions.execute.sandbox.boundary import ONE_PROJECT, OWN_USER, SHARED_USER, Boundary
-from ocf.functions.execute.sandbox.folder_check import Folders
+from ocf.functions.execute.sandbox import isolation_boundary
+from ocf.functions.execute.sandbox.isolation_boundary import ONE_PROJECT, OWN_USER, SHARED_USER, Boundary
 from ocf.functions.execute.sandbox.process import AgentFailed
+from ocf.functions.execute.sandbox.worker_folder_repair import Folders
 from ocf.functions.settings.settings import Settings
 from tests.support.privileges import without_privileges
 
@@ -32,7 +32,7 @@ class Projects:
 
 @pytest.fixture
 def unprivileged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(boundary, "cannot_change_users", lambda *_: "without the capability CHOWN")
+    monkeypatch.setattr(isolation_boundary, "cannot_change_users", lambda *_: "without the capability CHOWN")
 
 
 def worker(folder: Path, projects: Projects, **environ: Any) -> Boundary:
@@ -86,7 +86,7 @@ async def test_allow_shared_user_lets_projects_share_one_user(tmp_path: Path) ->
 
 async def test_users_of_their_own_serve_every_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where users can be changed nobody is refused, and nobody may list the folders of executions."""
-    monkeypatch.setattr(boundary, "cannot_change_users", lambda *_: None)
+    monkeypatch.setattr(isolation_boundary, "cannot_change_users", lambda *_: None)
     own = worker(tmp_path, Projects("one", "two"))
     await own.admit("one")
     await own.admit("two")

@@ -19,14 +19,14 @@ import zstandard
 from ocf.events.base_model import Sealed
 from ocf.events.command_payloads import Execute
 from ocf.events.envelope import Event, of_line
-from ocf.events.execution_input import ExecutionInput
+from ocf.events.execution_ref import ExecutionRef
+from ocf.events.input_manifest import ExecutionInput
 from ocf.events.lifecycle import State
 from ocf.events.output import Usage
-from ocf.events.refs import ExecutionRef
-from ocf.functions.core.stored_objects import delete_execution
+from ocf.functions.core.object_deletion import delete_execution
 from ocf.functions.gateway.bundles import importing
 from ocf.functions.gateway.bundles.contents import LIMITS
-from ocf.functions.recording.lines import Head, frame
+from ocf.functions.recording.line_types import Head, frame
 from ocf.functions.workspace import tree_digest
 from ocf.functions.workspace.threads import in_thread
 from tests.support.gateway import ID, World, chunk

@@ -15,13 +15,13 @@ from ocf.events.command_payloads import Cancel, Cleanup
 from ocf.events.command_publisher import NATS_SEQUENCE, NATS_SUBJECT
 from ocf.events.errors import Conflict, Drop, NotYetKnown, Unavailable
 from ocf.events.execution_record import Attempt, Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import Completed
 from ocf.events.lifecycle import AttemptState, State, Step
-from ocf.events.refs import ExecutionRef
-from ocf.functions.core.lease_check import RECHECK_SECONDS
-from ocf.functions.core.schedules import SWEEP
-from ocf.functions.recording.lines import VERSION, CallLine, Head, frame
-from ocf.functions.recording.reading import load
+from ocf.functions.core.cleanup_schedules import SWEEP
+from ocf.functions.core.lease_lookup import RECHECK_SECONDS
+from ocf.functions.recording.line_types import VERSION, CallLine, Head, frame
+from ocf.functions.recording.recorded_calls_reader import load
 from tests.support.clock import ManualClock
 from tests.support.handlers import archive, cancel, cleanup, submit
 from tests.support.parts import PROJECT, Bench, bench, instead

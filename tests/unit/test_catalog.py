@@ -11,7 +11,7 @@ from ocf.events.command_payloads import ModelConfigData
 from ocf.events.output import Usage
 from ocf.functions.models import catalog
 from ocf.functions.models.catalog import WIRES
-from ocf.functions.models.facts import BadModelsFile, operators_facts
+from ocf.functions.models.custom_model_facts import BadModelsFile, operators_facts
 from ocf.functions.models.prices import Prices, Rates, prices_of
 from ocf.functions.models.resolve import ModelSettings, NoModel, resolve
 
@@ -20,7 +20,7 @@ LOCK = Path(__file__).parents[2] / "functions/execute/npm/package-lock.json"
 
 
 def test_the_catalog_is_that_of_the_pinned_opencode() -> None:
-    """Who renews the lock renews the catalog: `scripts/catalog.py`."""
+    """Who renews the lock renews the catalog: `scripts/model_catalog.py`."""
     pinned = json.loads(LOCK.read_text())["packages"]["node_modules/opencode-linux-x64"]["version"]
     assert catalog.opencode_version() == pinned
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 from typer.testing import CliRunner
 
-from ocf.cli import streams
+from ocf.cli import standard_streams
 from ocf.cli.app import app
 from ocf.cli.common import plain, printable
 from ocf.cli.render import FOLD_ITEMS, View, attempts, ending, task_list
@@ -250,7 +250,7 @@ def test_marks_have_stand_ins_where_the_encoding_has_none(
     """And nothing that is printed can raise."""
     raw = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding))
-    streams.prepare()
+    standard_streams.prepare()
     print("✓ ✗ → … 🚀 \ud83d", end="", flush=True)
     assert raw.getvalue().decode(encoding) == f"{shown} ?"
 

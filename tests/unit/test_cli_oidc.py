@@ -14,9 +14,9 @@ import httpx2
 import pytest
 from typer.testing import CliRunner
 
-from ocf.cli import logins, oidc
+from ocf.cli import login_store, oidc
 from ocf.cli.app import app
-from ocf.events.client.outage import CallFailed, Unreachable
+from ocf.events.client.gateway_retry import CallFailed, Unreachable
 
 ISSUER = "https://login.example.com/realm"
 CLIENT = oidc.OidcClient(ISSUER, "ocf", "openid", "urn:gateway")
@@ -163,7 +163,7 @@ def answered_by(issuer: Issuer, monkeypatch: pytest.MonkeyPatch) -> None:
         yield issuer.http
 
     monkeypatch.setattr(oidc, "connected", connected)
-    monkeypatch.setattr(logins, "time", lambda: issuer.now)
+    monkeypatch.setattr(login_store, "time", lambda: issuer.now)
 
 
 def test_a_token_is_renewed_before_its_end(alone: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -171,13 +171,13 @@ def test_a_token_is_renewed_before_its_end(alone: Path, monkeypatch: pytest.Monk
     rest = {name: value for name, value in TOKENS.items() if name != "refresh_token"}
     issuer = Issuer(httpx2.ConnectError("gone"), (200, {**rest, "access_token": "second"}))
     answered_by(issuer, monkeypatch)
-    logins.write(alone / "x", oidc.Tokens("first", "refresh-secret", 1_100, 1_200))
-    assert logins.token(alone / "x", CLIENT, "x") == "first"
+    login_store.write(alone / "x", oidc.Tokens("first", "refresh-secret", 1_100, 1_200))
+    assert login_store.token(alone / "x", CLIENT, "x") == "first"
     issuer.now = 1_150
-    assert logins.token(alone / "x", CLIENT, "x") == "first"  # the issuer is away
-    assert [logins.token(alone / "x", CLIENT, "x") for _ in range(3)] == ["second"] * 3
+    assert login_store.token(alone / "x", CLIENT, "x") == "first"  # the issuer is away
+    assert [login_store.token(alone / "x", CLIENT, "x") for _ in range(3)] == ["second"] * 3
     assert [asked["refresh_token"] for asked in issuer.asked] == [["refresh-secret"]] * 2
-    assert logins.read(alone / "x") == oidc.Tokens("second", "refresh-secret", 1_150 + 340, 1_150 + 400)
+    assert login_store.read(alone / "x") == oidc.Tokens("second", "refresh-secret", 1_150 + 340, 1_150 + 400)
     assert ((alone / "x").stat().st_mode & 0o777, (alone / "x/login.json").stat().st_mode & 0o777) == (0o700, 0o600)
 
 
@@ -186,21 +186,21 @@ def test_a_login_that_ended_says_how_to_log_in_again(alone: Path, monkeypatch: p
     issuer = Issuer(httpx2.ConnectError("gone"), (400, {"error": "invalid_grant"}))
     answered_by(issuer, monkeypatch)
     with pytest.raises(CallFailed, match="context x: not logged in; `ocf context login x` logs in"):
-        logins.token(alone / "x", CLIENT, "x")
+        login_store.token(alone / "x", CLIENT, "x")
     ended = oidc.Tokens("first", "refresh-secret", 900, 950)
-    logins.write(alone / "x", ended)
+    login_store.write(alone / "x", ended)
     with pytest.raises(Unreachable, match="context x: no answer from the issuer"):
-        logins.token(alone / "x", CLIENT, "x")
+        login_store.token(alone / "x", CLIENT, "x")
     with pytest.raises(CallFailed, match="does not renew the login: invalid_grant; `ocf context login x`") as caught:
-        logins.token(alone / "x", CLIENT, "x")
+        login_store.token(alone / "x", CLIENT, "x")
     assert not isinstance(caught.value, Unreachable)
-    assert logins.read(alone / "x") is None
-    logins.write(alone / "x", replace(ended, refresh_token=None))
+    assert login_store.read(alone / "x") is None
+    login_store.write(alone / "x", replace(ended, refresh_token=None))
     with pytest.raises(CallFailed, match=r"the login ended at .* gave nothing to renew it; `ocf context login x`"):
-        logins.token(alone / "x", CLIENT, "x")
+        login_store.token(alone / "x", CLIENT, "x")
     (alone / "x/login.json").write_text("{}")
     with pytest.raises(CallFailed, match=r"login\.json: is not a login; remove it and log in again"):
-        logins.token(alone / "x", CLIENT, "x")
+        login_store.token(alone / "x", CLIENT, "x")
 
 
 def ocf(*words: str) -> tuple[int, str]:
@@ -213,7 +213,7 @@ def test_contexts_say_whether_they_are_logged_in(alone: Path) -> None:
     """And until when; a context that is replaced or removed has no login any more; no token is shown."""
     add = ["context", "add", "x", "--gateway", "http://h", "--oidc-issuer", ISSUER, "--oidc-client-id", "ocf"]
     assert f"not logged in at {ISSUER}" in ocf(*add)[1]
-    logins.write(alone / "logins/x", oidc.Tokens("access-secret", "refresh-secret", 1, 4_000_000_000))
+    login_store.write(alone / "logins/x", oidc.Tokens("access-secret", "refresh-secret", 1, 4_000_000_000))
     assert "logged in until 2096-10-02" in ocf("context", "list")[1]
     _, listed = ocf("context", "list", "--json")
     found = json.loads(listed)[0]
@@ -222,7 +222,7 @@ def test_contexts_say_whether_they_are_logged_in(alone: Path) -> None:
     assert "secret" not in listed
     assert ocf(*add, "--oidc-scope", "a", "--oidc-scope", "b")[0] == 0
     assert json.loads(ocf("context", "list", "--json")[1])[0]["login"] is None
-    logins.write(alone / "logins/x", oidc.Tokens("access-secret", None, 1, 2))
+    login_store.write(alone / "logins/x", oidc.Tokens("access-secret", None, 1, 2))
     assert "login ended, valid until 1970-01-01" in ocf("context", "list")[1]
     assert ocf("context", "remove", "x")[0] == 0
     assert not (alone / "logins/x").exists()

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from ocf.cli.app import app
 from ocf.cli.options.task import TASK_OPTIONS
 from ocf.functions.gateway.request_schemas import CreateSession, ExecuteTask
-from ocf.functions.rules.schedules import Schedule
+from ocf.functions.rules.schedule_store import Schedule
 
 ID = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
 

@@ -17,7 +17,7 @@ from ocf.cli.common import NAMED_CONTEXT, NAMED_DIRECTORY, NAMED_GATEWAY
 from ocf.cli.options.ids import EXECUTION, SESSION, whole_id
 from ocf.cli.where import where
 from ocf.events.client.gateway import Address
-from ocf.events.client.outage import CallFailed
+from ocf.events.client.gateway_retry import CallFailed
 
 FIRST, SECOND = "0b5f2f0e-6a3b-4c1e-9d70-3a6f7b1c2d3e", "0b5f2f0e-0000-4c1e-9d70-3a6f7b1c2d3e"
 

@@ -20,12 +20,12 @@ from ocf.events.client import Client
 from ocf.events.envelope import decode
 from ocf.events.errors import InvalidEvent, NotYetKnown, OcfError
 from ocf.events.execution_record import Record
-from ocf.events.input_limits import MIB
+from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.lifecycle import State
 from ocf.events.output import Chunk, ChunkType
 from ocf.events.ports import Message
-from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Session
+from ocf.events.untrusted_json import MIB
 from tests.support.clock import ManualClock
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

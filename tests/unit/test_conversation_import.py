@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from ocf.events import input_limits
-from ocf.events.input_limits import JsonLimit
+from ocf.events import untrusted_json
+from ocf.events.untrusted_json import JsonLimit
 from ocf.functions.execute.agent.conversation_import import _session
 from ocf.functions.execute.sandbox.process import AgentFailed
 
@@ -31,15 +31,15 @@ def test_one_that_is_none_ends_the_run_with_its_reason(stored: bytes) -> None:
 
 def test_one_over_its_limit_is_not_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is measured first."""
-    monkeypatch.setattr(input_limits, "STORED_CONVERSATION", JsonLimit(bytes=1000, depth=100, values=100))
+    monkeypatch.setattr(untrusted_json, "STORED_CONVERSATION", JsonLimit(bytes=1000, depth=100, values=100))
     with pytest.raises(AgentFailed, match="conversation is damaged"):
         _session(json.dumps({"info": {"id": "ses_1"}, "messages": [0] * 200}).encode())
 
 
 def test_exported_conversation_can_be_stored_and_imported() -> None:
     """A character of two bytes becomes an escape of six; the messages stand two levels deeper."""
-    told, stored = input_limits.AGENT_CONVERSATION, input_limits.STORED_CONVERSATION
+    told, stored = untrusted_json.AGENT_CONVERSATION, untrusted_json.STORED_CONVERSATION
     assert stored.bytes >= 3 * told.bytes
-    assert stored.depth >= input_limits.AGENT_MESSAGE.depth + 2
-    assert stored.values >= told.values + input_limits.AGENT_PAGES
-    assert input_limits.AGENT_MESSAGE.bytes <= told.bytes
+    assert stored.depth >= untrusted_json.AGENT_MESSAGE.depth + 2
+    assert stored.values >= told.values + untrusted_json.AGENT_PAGES
+    assert untrusted_json.AGENT_MESSAGE.bytes <= told.bytes

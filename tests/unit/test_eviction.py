@@ -12,11 +12,11 @@ from ocf.events import subjects
 from ocf.events.command_payloads import Cancel, Cleanup
 from ocf.events.envelope import Event, decode, new_event
 from ocf.events.errors import Drop, Unavailable
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import PullRequestRef
 from ocf.events.lifecycle import State
 from ocf.events.ports import ConsumerSpec
-from ocf.events.refs import ExecutionRef
-from ocf.functions.core import schedules
+from ocf.functions.core import cleanup_schedules
 from ocf.functions.database.reading import Filter
 from ocf.functions.settings.sink_rules import RETRIED_FOR
 from tests.support.clock import ManualClock
@@ -29,7 +29,7 @@ DAY = 86_400.0
 
 
 def command(b: Bench, scope: str = "eviction") -> Event:
-    data = Cleanup(project_id=subjects.SYSTEM_PROJECT, execution_id=schedules.EVICTION.entity, scope=scope)  # type: ignore[arg-type]
+    data = Cleanup(project_id=subjects.SYSTEM_PROJECT, execution_id=cleanup_schedules.EVICTION.entity, scope=scope)  # type: ignore[arg-type]
     return new_event("dev.ocf.task.cleanup.v1", data, source="/test", time=b.deps.clock.now())
 
 
@@ -216,13 +216,13 @@ async def test_the_schedule_exists_while_there_are_ended_executions() -> None:
     b = bench()
     await ended(b)
     await cleanup(b.deps, command(b, "sweep"))
-    assert await b.bus.last(subjects.COMMANDS, schedules.EVICTION.subject) is not None
+    assert await b.bus.last(subjects.COMMANDS, cleanup_schedules.EVICTION.subject) is not None
     await cleanup(b.deps, command(b))
-    assert await b.bus.last(subjects.COMMANDS, schedules.EVICTION.subject) is not None
+    assert await b.bus.last(subjects.COMMANDS, cleanup_schedules.EVICTION.subject) is not None
     await clock_of(b).advance(3601)
     await cleanup(b.deps, command(b))
     await cleanup(b.deps, command(b))
-    assert await b.bus.last(subjects.COMMANDS, schedules.EVICTION.subject) is None
+    assert await b.bus.last(subjects.COMMANDS, cleanup_schedules.EVICTION.subject) is None
 
 
 async def test_expired_archives_are_found_without_records() -> None:

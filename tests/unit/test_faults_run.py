@@ -13,7 +13,7 @@ import pytest
 
 from faults import soak
 from faults.check_run import ROUND, natural, wrong_of_run
-from faults.history import Fact, History, Story
+from faults.history_reader import Fact, History, Story
 from faults.load import Load
 from faults.run import Bench
 from faults.system import System

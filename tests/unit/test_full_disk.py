@@ -13,6 +13,7 @@ from ocf.events.output import ChunkType, Draft
 from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.observability import logs
 from ocf.functions.runtime.function import Function
+from tests.support.clock import ManualClock
 from tests.support.handlers import post
 from tests.support.parts import bench
 
@@ -83,8 +84,9 @@ async def test_a_workspace_that_cannot_be_kept_is_said(tmp_path: Path) -> None:
     async def emit(draft: Draft) -> None:
         said.append(draft)
 
+    context = SimpleNamespace(deps=SimpleNamespace(clock=ManualClock()))
     artifact_writer = ArtifactWriter(
-        cast(Any, None), cast(Any, SimpleNamespace(session_id=None)), in_the_way / "artifacts", Mine()
+        cast(Any, context), cast(Any, SimpleNamespace(session_id=None)), in_the_way / "artifacts", Mine()
     )
     kept = await artifact_writer.store(cast(Any, None), None, emit, 1.0)
     assert kept.objects == ()

@@ -14,13 +14,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from pydantic import SecretStr
 
+from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.lifecycle import Reason, State
-from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Session
 from ocf.functions.core.address_rules import is_loopback
 from ocf.functions.gateway.app import create_app
 from ocf.functions.gateway.auth import Authenticator
-from ocf.functions.gateway.history import encode_cursor
+from ocf.functions.gateway.execution_listing import encode_cursor
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.settings import GatewaySettings, UnsafeBind, check_bind
 from tests.support.clock import ManualClock

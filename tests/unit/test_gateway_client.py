@@ -9,7 +9,7 @@ import httpx2
 import pytest
 
 from ocf.events.client.gateway import Address, GatewayClient, connect
-from ocf.events.client.outage import CallFailed, Unreachable
+from ocf.events.client.gateway_retry import CallFailed, Unreachable
 
 
 def client(tokens: list[str], accepted: str) -> tuple[GatewayClient, list[str]]:

@@ -14,11 +14,11 @@ from sqlalchemy import create_engine
 from ocf.events import subjects
 from ocf.events.errors import Unavailable
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import State
-from ocf.events.refs import ExecutionRef
 from ocf.functions.database.connection import Database
 from ocf.functions.database.store import CONSUMER, History
-from ocf.functions.gateway import history
+from ocf.functions.gateway import execution_listing
 from tests.support.gateway import ID, OTHER, World
 
 
@@ -194,7 +194,7 @@ async def test_readiness_counts_the_missing_facts_of_a_silent_database(monkeypat
         async def run(self, work: Any) -> Any:
             await asyncio.Event().wait()
 
-    monkeypatch.setattr(history, "_READY_SECONDS", 0.01)
+    monkeypatch.setattr(execution_listing, "_READY_SECONDS", 0.01)
     world = World(history=History(Silent(create_engine("sqlite://"))))
     await world.bus.fetch(replace(CONSUMER, subjects=("ocf.evt.>",)), 1, 0)
     check = (await world.client.get("/ready")).json()["checks"]["history"]

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from ocf.cli.app import app
 from ocf.functions.gateway.routes.models import ModelList
 from ocf.functions.gateway.settings import GatewaySettings
-from ocf.functions.models.facts import operators_facts
+from ocf.functions.models.custom_model_facts import operators_facts
 from tests.support.gateway import SECRET, World
 
 OWN = '{"models": [{"provider": "anthropic", "model": "claude-sonnet-4-5", "context": 9, "output": 1}]}'

@@ -12,9 +12,9 @@ import pytest
 from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.events.errors import Unavailable
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import State
 from ocf.events.output import PendingRequest, TodoItem
-from ocf.events.refs import ExecutionRef
 from ocf.events.sealing import Keyring, generate_key
 from ocf.functions.gateway.request_schemas import ExecuteTask
 from ocf.functions.gateway.settings import GatewaySettings

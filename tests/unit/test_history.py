@@ -12,6 +12,7 @@ from ocf.events import subjects
 from ocf.events.envelope import Event, new_event
 from ocf.events.errors import DeadLetter, Drop, InvalidEvent, NotYetKnown, Unavailable, Unreadable
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.fact_payloads import (
     Accepted,
     Archived,
@@ -23,7 +24,6 @@ from ocf.events.fact_payloads import (
     SessionRejected,
 )
 from ocf.events.lifecycle import State
-from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Session
 from ocf.functions.database.reading import Filter
 from tests.support.handlers import history

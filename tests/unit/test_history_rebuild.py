@@ -7,10 +7,10 @@ import json
 import pytest
 
 from ocf.events.adapters.memory_bus import MemoryBucket
-from ocf.events.archived_record import read_manifest
+from ocf.events.archive_manifest import read_manifest
 from ocf.events.errors import Unreadable
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import State
-from ocf.events.refs import ExecutionRef
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.database import rebuild

@@ -16,13 +16,13 @@ from ocf.events.command_payloads import Cleanup, Limits, SessionCreate
 from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.errors import Drop, Unavailable
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import State
 from ocf.events.ports import Entry
-from ocf.events.refs import ExecutionRef
 from ocf.events.streams import COMMANDS_AGE, DAY, STREAMS
+from ocf.functions.core.cleanup_schedules import EVICTION, RETENTION, SWEEP, Schedule
 from ocf.functions.core.execution_store import Records
 from ocf.functions.core.open_executions import OpenExecutions
-from ocf.functions.core.schedules import EVICTION, RETENTION, SWEEP, Schedule
 from tests.support.clock import ManualClock
 from tests.support.handlers import cleanup, session, submit
 from tests.support.parts import PROJECT, Bench, bench, instead

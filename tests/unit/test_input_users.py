@@ -12,10 +12,10 @@ import pytest
 
 from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.command_payloads import Execute
-from ocf.events.execution_input import INPUT, ExecutionInput
+from ocf.events.execution_ref import ExecutionRef
+from ocf.events.input_manifest import INPUT, ExecutionInput
 from ocf.events.ports import ObjectInfo
-from ocf.events.refs import ExecutionRef
-from ocf.functions.core.stored_objects import delete_execution, input_key, input_user
+from ocf.functions.core.object_deletion import delete_execution, input_key, input_user
 from ocf.functions.execute.inputs.input_keeper import InputKeeper
 from tests.support.clock import ManualClock
 from tests.support.handlers import archive

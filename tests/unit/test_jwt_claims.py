@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from nacl.signing import VerifyKey
 
-from ocf.events.adapters.nats.credentials import inbox_of
+from ocf.events.adapters.nats.inbox_prefix import inbox_of
 from ocf.events.errors import InvalidEvent
 from ocf.functions.runtime.nats_auth import (
     MAX_CONNECT_BYTES,

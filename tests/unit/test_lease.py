@@ -9,8 +9,8 @@ import pytest
 
 from ocf.events.adapters.memory_bus import MemoryBucket
 from ocf.events.errors import Conflict, NotYetKnown, Unavailable
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.ports import Entry
-from ocf.events.refs import ExecutionRef
 from ocf.functions.execute.attempt.lease import RENEW_EVERY, SAFE, TTL, Lease
 from ocf.functions.observability import metrics
 from tests.support.clock import ManualClock

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ocf.events.refs import ExecutionRef
+from ocf.events.execution_ref import ExecutionRef
 from ocf.functions.core import syscalls
 from ocf.functions.execute.context import open_context
 from ocf.functions.workspace import discard_tree

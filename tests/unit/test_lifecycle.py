@@ -25,6 +25,7 @@ from ocf.events.command_payloads import Cancel, Cleanup
 from ocf.events.envelope import Event
 from ocf.events.errors import IllegalStep, Unavailable
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import FieldError
 from ocf.events.lifecycle import (
     ATTEMPT,
@@ -40,9 +41,8 @@ from ocf.events.lifecycle import (
     State,
     Step,
 )
-from ocf.events.refs import ExecutionRef
-from ocf.functions.core.rejections import Refusal
-from ocf.functions.core.schedules import SWEEP
+from ocf.functions.core.cleanup_schedules import SWEEP
+from ocf.functions.core.publish_rejection import Refusal
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
 from tests.support.clock import ManualClock
@@ -103,7 +103,7 @@ def test_a_second_attempt_does_not_begin_while_one_is_open() -> None:
 
 def test_the_console_and_the_command_line_know_every_state() -> None:
     """The console's names are generated; the command line has a colour for each, and an exit status for each end."""
-    generated = (Path(__file__).parents[2] / "console/src/stream/lifecycle.ts").read_text()
+    generated = (Path(__file__).parents[2] / "console/src/stream/lifecycle-states.ts").read_text()
 
     def listed(name: str) -> list[str]:
         found = re.search(rf"export const {name}[^=]*= [^\[]*\[(.*?)\]", generated, re.S)

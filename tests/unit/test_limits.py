@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocf.events.input_limits import InvalidJson, JsonLimit, OverLimit, check_json, parse_json
+from ocf.events.untrusted_json import InvalidJson, JsonLimit, OverLimit, check_json, parse_json
 
 SMALL = JsonLimit(bytes=100_000, depth=5, values=50)
 DEEP = JsonLimit(bytes=100_000, depth=5, values=50_000)

@@ -17,10 +17,10 @@ from ocf.events.fact_payloads import Completed
 from ocf.events.lifecycle import State, Step
 from ocf.events.output import Usage
 from ocf.events.ports import Backlog, ConsumerSpec
-from ocf.functions.core.lease_check import RECHECK_SECONDS
-from ocf.functions.core.schedules import SWEEP
+from ocf.functions.core.cleanup_schedules import SWEEP
+from ocf.functions.core.lease_lookup import RECHECK_SECONDS
+from ocf.functions.dispatcher.delivery_result import DeliveryResult, SinkResult
 from ocf.functions.dispatcher.main import _measure_lag
-from ocf.functions.dispatcher.result import DeliveryResult, SinkResult
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.observability import metrics
 from tests.support.clock import ManualClock

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from ocf.functions.execute.model_proxy.elision import BadRequest
 from ocf.functions.execute.model_proxy.providers import canned, presented_token, upstream_headers
 from ocf.functions.execute.model_proxy.request import read, rewrite
+from ocf.functions.execute.model_proxy.string_placeholders import BadRequest
 from ocf.functions.execute.model_proxy.upstream import RetryPolicy
 from ocf.functions.execute.model_proxy.usage_meter import UsageMeter
 from ocf.functions.models.catalog import Wire

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ocf.events import input_limits
-from ocf.events.input_limits import KIB, JsonLimit, OverLimit
-from ocf.functions.execute.model_proxy.elision import BadRequest, elide
+from ocf.events import untrusted_json
+from ocf.events.untrusted_json import KIB, JsonLimit, OverLimit
 from ocf.functions.execute.model_proxy.request import ModelRequest, prepare, read
+from ocf.functions.execute.model_proxy.string_placeholders import BadRequest, elide
 from ocf.functions.models.catalog import Wire
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import ModelSettings, resolve
@@ -72,7 +72,7 @@ async def test_backslashes_at_the_border_of_a_slice_stay_what_they_are(monkeypat
     """The request is read slice by slice; an escape is never cut in two."""
     body = {"messages": [{"content": "\\" * 50 + '"' + '\\"' * 30}, {"content": '"' * 700}]}
     for size in range(1, 40):
-        monkeypatch.setattr("ocf.functions.execute.model_proxy.elision._SLICE", size)
+        monkeypatch.setattr("ocf.functions.execute.model_proxy.string_placeholders._SLICE", size)
         assert (await sent("chat", body))["messages"] == body["messages"]
 
 
@@ -99,16 +99,16 @@ async def test_request_over_the_parse_limits_is_not_parsed(
     body: bytes, words: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """45 MB of `[],[],...` were 11 s and 1.2 GiB: such is measured, and no parser sees it. (Here 1/100 of that.)"""
-    monkeypatch.setattr(input_limits, "MODEL_REQUEST", JsonLimit(bytes=640 * KIB, depth=100, values=3000))
-    monkeypatch.setattr(input_limits, "MODEL_SKELETON", JsonLimit(bytes=160 * KIB, depth=100, values=3000))
-    monkeypatch.setattr("ocf.events.input_limits.json.loads", lambda *_, **__: pytest.fail("it was parsed"))
+    monkeypatch.setattr(untrusted_json, "MODEL_REQUEST", JsonLimit(bytes=640 * KIB, depth=100, values=3000))
+    monkeypatch.setattr(untrusted_json, "MODEL_SKELETON", JsonLimit(bytes=160 * KIB, depth=100, values=3000))
+    monkeypatch.setattr("ocf.events.untrusted_json.json.loads", lambda *_, **__: pytest.fail("it was parsed"))
     with pytest.raises(OverLimit, match=words):
         await read(bytearray(body))
 
 
 async def test_a_conversation_with_images_passes_and_is_in_memory_twice(monkeypatch: pytest.MonkeyPatch) -> None:
     """100,000 tokens, emojis in them, and images: one copy comes in, one goes out, and nothing four times."""
-    monkeypatch.setattr("ocf.functions.execute.model_proxy.elision._SLICE", 64 * KIB)
+    monkeypatch.setattr("ocf.functions.execute.model_proxy.string_placeholders._SLICE", 64 * KIB)
     picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "iVBORw0K" * 225_000}}
     messages: list[Any] = [{"role": "tool", "tool_call_id": f"c{n}", "content": "line 😀\n" * 200} for n in range(100)]
     text = json.dumps({"messages": [*messages, {"role": "user", "content": [picture, picture]}]}, ensure_ascii=False)
@@ -129,7 +129,7 @@ async def test_a_conversation_with_images_passes_and_is_in_memory_twice(monkeypa
 
 async def test_reading_a_request_lets_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     """The event loop gets its turn with each slice: chunks of the execution are said meanwhile."""
-    monkeypatch.setattr("ocf.functions.execute.model_proxy.elision._SLICE", 40 * KIB)
+    monkeypatch.setattr("ocf.functions.execute.model_proxy.string_placeholders._SLICE", 40 * KIB)
     turns = 0
 
     async def others() -> None:
@@ -302,8 +302,8 @@ async def test_numbers_that_json_has_not_are_a_bad_request(raw: bytes) -> None:
 
 def test_the_limit_of_a_request_lets_through_what_providers_take() -> None:
     """OpenAI takes 50 MB, Anthropic 32 MB; a million tokens are 4 MB."""
-    assert input_limits.MODEL_REQUEST.bytes >= 50 * 1000 * KIB
-    assert input_limits.MODEL_REQUEST.bytes <= input_limits.MODEL_REQUESTS
+    assert untrusted_json.MODEL_REQUEST.bytes >= 50 * 1000 * KIB
+    assert untrusted_json.MODEL_REQUEST.bytes <= untrusted_json.MODEL_REQUESTS
     assert JsonLimit(
-        input_limits.MODEL_SKELETON.bytes, input_limits.MODEL_REQUEST.depth, input_limits.MODEL_REQUEST.values
-    ) == (input_limits.MODEL_SKELETON)
+        untrusted_json.MODEL_SKELETON.bytes, untrusted_json.MODEL_REQUEST.depth, untrusted_json.MODEL_REQUEST.values
+    ) == (untrusted_json.MODEL_SKELETON)

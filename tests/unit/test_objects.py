@@ -7,8 +7,8 @@ import uuid
 import pytest
 
 from ocf.events.adapters.memory_object_store import MemoryStore
-from ocf.events.refs import ExecutionRef, SessionRef
-from ocf.functions.core.stored_objects import delete_execution, delete_saved, delete_session, saved_key
+from ocf.events.execution_ref import ExecutionRef, SessionRef
+from ocf.functions.core.object_deletion import delete_execution, delete_saved, delete_session, saved_key
 
 ID = str(uuid.uuid4())
 EXECUTION, SESSION = ExecutionRef("p", ID), SessionRef("p", ID)

@@ -11,8 +11,8 @@ from typing import Any
 import httpx2
 import pytest
 
-from ocf.events import input_limits
-from ocf.events.input_limits import JsonLimit
+from ocf.events import untrusted_json
+from ocf.events.untrusted_json import JsonLimit
 from ocf.functions.execute.agent import opencode_api
 from ocf.functions.execute.agent.opencode_api import CONNECTED, RESYNC, OpenCode, OpenCodeError, Prompt, StreamLostError
 
@@ -42,7 +42,7 @@ def raw(answer: httpx2.Response) -> httpx2.Response:
 
 def at_most(monkeypatch: pytest.MonkeyPatch, name: str, **more: int) -> None:
     """A smaller limit."""
-    monkeypatch.setattr(input_limits, name, JsonLimit(**{"bytes": 10_000, "depth": 100, "values": 1000, **more}))
+    monkeypatch.setattr(untrusted_json, name, JsonLimit(**{"bytes": 10_000, "depth": 100, "values": 1000, **more}))
 
 
 class Broken(httpx2.AsyncByteStream):
@@ -96,7 +96,7 @@ class Endless(httpx2.AsyncByteStream):
 async def test_an_answer_without_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server is in the agent's hands: neither a call nor an event of its stream may fill our memory."""
     at_most(monkeypatch, "AGENT_MESSAGE")
-    monkeypatch.setattr(input_limits, "AGENT_ERROR", 2_000)
+    monkeypatch.setattr(untrusted_json, "AGENT_ERROR", 2_000)
     streams: list[Endless] = []
     statuses = iter((200, 200, 500))
 
@@ -174,7 +174,7 @@ async def test_an_id_that_is_none_never_becomes_part_of_a_path(id_: object) -> N
 
 async def test_subagents_without_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each session names another below it; one that names itself is visited once."""
-    monkeypatch.setattr(input_limits, "AGENT_SESSIONS", 20)
+    monkeypatch.setattr(untrusted_json, "AGENT_SESSIONS", 20)
     asked = 0
 
     def handler(request: httpx2.Request) -> httpx2.Response:
@@ -248,7 +248,7 @@ async def test_a_last_turn_that_is_too_long_alone_cannot_be_exported(monkeypatch
 
 async def test_pages_without_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that always names one more page."""
-    monkeypatch.setattr(input_limits, "AGENT_PAGES", 10)
+    monkeypatch.setattr(untrusted_json, "AGENT_PAGES", 10)
     asked = 0
 
     def handler(request: httpx2.Request) -> httpx2.Response:

@@ -13,7 +13,6 @@ import pytest
 
 from ocf.events.command_payloads import ModelConfigData
 from ocf.functions.execute.agent.agent import question_answers
-from ocf.functions.execute.agent.agent_model import AgentModel, model_catalog
 from ocf.functions.execute.agent.config import (
     ServerSpec,
     configuration,
@@ -22,6 +21,7 @@ from ocf.functions.execute.agent.config import (
     permission_rules,
     prepare_home,
 )
+from ocf.functions.execute.agent.opencode_model import AgentModel, model_catalog
 from ocf.functions.models.resolve import ModelSettings, resolve
 
 SPEC = ServerSpec(

@@ -23,9 +23,9 @@ from ocf.events.fact_payloads import (
     Outcome,
     Rejected,
 )
-from ocf.events.input_limits import RECORD_BYTES, json_size, shorten
 from ocf.events.lifecycle import Reason, State, Step
 from ocf.events.output import PendingRequest, TodoItem, Usage
+from ocf.events.untrusted_json import RECORD_BYTES, json_size, shorten
 from ocf.functions.submit import handler as submitting
 from tests.support.clock import ManualClock
 from tests.support.handlers import cancel, cleanup, submit

@@ -10,8 +10,8 @@ import pytest
 
 from ocf.cli.suite_file import Suite, read
 from ocf.functions.models import catalog
-from ocf.functions.recording import reading
-from ocf.functions.recording.lines import NAME
+from ocf.functions.recording import recorded_calls_reader
+from ocf.functions.recording.line_types import NAME
 from tests.support.offline import ROOT
 
 FILE = ROOT / "tests/suite/opencode.suite.yaml"
@@ -30,7 +30,7 @@ def test_the_suite_was_recorded_with_the_opencode_that_is_pinned(suite: Suite) -
         with tarfile.open(fileobj=io.BytesIO(bundle)) as tar:
             file = tar.extractfile(NAME)
             assert file is not None
-            recording = reading.read(io.BytesIO(file.read()))
+            recording = recorded_calls_reader.read(io.BytesIO(file.read()))
         wanted = f"opencode {catalog.opencode_version()}"
         assert recording.head.agent == wanted, f"{entry.name}: see CONTRIBUTING.md, 'Another OpenCode'"
 

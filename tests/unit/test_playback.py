@@ -10,9 +10,9 @@ from typing import Any
 from ocf.events.optional_task_fields import Rerun
 from ocf.events.redaction import Redactor
 from ocf.functions.recording.canonical import PartTable, RawPart, ranges
-from ocf.functions.recording.lines import VERSION, CallLine, Exchange, Head, Inputs, Reply
+from ocf.functions.recording.line_types import VERSION, CallLine, Exchange, Head, Inputs, Reply
 from ocf.functions.recording.playback import Answer, Playback
-from ocf.functions.recording.reading import Recording
+from ocf.functions.recording.recorded_calls_reader import Recording
 
 OF = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
 KEY = "ab" * 32

@@ -22,7 +22,7 @@ from ocf.events.lifecycle import State
 from ocf.events.ports import Message
 from ocf.functions.archive.handler import MAX_TRIES, MAX_WAIT
 from ocf.functions.core.compare_and_set import dump
-from ocf.functions.core.output_fence import acquire_fence
+from ocf.functions.core.fencing_token import acquire_fence
 from ocf.functions.observability import metrics
 from tests.support.clock import ManualClock
 from tests.support.handlers import archive, cleanup

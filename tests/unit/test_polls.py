@@ -18,8 +18,8 @@ from ocf.events.errors import Drop
 from ocf.events.sealing import Keyring, generate_key
 from ocf.functions.forges import http
 from ocf.functions.forges.credentials import Credential, ForgeCredentials
-from ocf.functions.rules import polling
-from ocf.functions.rules.forge_events import actor_of, comment_of, forge_event, place_of
+from ocf.functions.rules import poll_schedule
+from ocf.functions.rules.forge_cloudevents import actor_of, comment_of, forge_event, place_of
 from ocf.functions.rules.rule import Rule
 from ocf.functions.rules.rulebook import view
 from ocf.functions.trigger import polls
@@ -112,7 +112,7 @@ async def tick(b: Bench, name: str = "fix", skip: float = 60) -> None:
     if isinstance(b.deps.clock, ManualClock):
         b.deps.clock.skip(skip)
     marks = {"natssubject": subjects.poll(PROJECT, name)}
-    await trigger(b.deps, Event(polling.POLL, "/x", name, b.deps.clock.now(), b"{}", extensions=marks))
+    await trigger(b.deps, Event(poll_schedule.POLL, "/x", name, b.deps.clock.now(), b"{}", extensions=marks))
 
 
 async def inbox(b: Bench) -> list[Event]:
@@ -121,7 +121,7 @@ async def inbox(b: Bench) -> list[Event]:
 
 
 async def problem(b: Bench, name: str = "fix") -> str:
-    state = await polling.read_state(b.deps.triggers, PROJECT, name)
+    state = await poll_schedule.read_state(b.deps.triggers, PROJECT, name)
     assert state is not None
     return state.problem
 
@@ -184,10 +184,10 @@ async def test_a_poll_and_a_webhook_are_one_event(hub: Hub, name: str, action: s
         when = kept["updated_at"]
         entry = {"event": "labeled", "actor": payload["sender"], "label": payload["label"], "created_at": when}
         hub.events = {kept["number"]: [entry]}
-    state = await polling.read_state(b.deps.triggers, PROJECT, "fix")
+    state = await poll_schedule.read_state(b.deps.triggers, PROJECT, "fix")
     assert state is not None
     earlier = state.model_copy(update={"since": datetime(2015, 1, 1, tzinfo=UTC)})
-    entry_ = await b.deps.triggers.get(polling.state_key(PROJECT, "fix"))
+    entry_ = await b.deps.triggers.get(poll_schedule.state_key(PROJECT, "fix"))
     assert entry_ is not None
     await b.deps.triggers.update(entry_.key, earlier.model_dump_json().encode(), entry_.revision)
     real, hub_page = payload["repository"], hub.handle
@@ -298,9 +298,9 @@ async def test_a_crash_before_the_state_is_stored_repeats_the_same_events(hub: H
     b = await polling_bench()
     await tick(b)
     hub.open(1, 1)
-    before = await b.deps.triggers.get(polling.state_key(PROJECT, "fix"))
+    before = await b.deps.triggers.get(poll_schedule.state_key(PROJECT, "fix"))
     await tick(b)
-    after = await b.deps.triggers.get(polling.state_key(PROJECT, "fix"))
+    after = await b.deps.triggers.get(poll_schedule.state_key(PROJECT, "fix"))
     assert before is not None
     assert after is not None
     await b.deps.triggers.update(after.key, before.value, after.revision)
@@ -329,7 +329,7 @@ async def test_the_schedule_of_a_deleted_rule_removes_itself(hub: Hub) -> None:
     """At its next tick, if the deletion itself was cut off."""
     b = await polling_bench()
     (compiled,) = await b.deps.rulebook.rules(PROJECT)
-    await polling.arm(b.bus, compiled.rule, PROJECT, START)
+    await poll_schedule.arm(b.bus, compiled.rule, PROJECT, START)
     schedule = subjects.timetable(PROJECT, "poll_fix")
     assert await b.bus.last(subjects.INBOX, schedule) is not None
     await b.deps.rulebook.delete(PROJECT, "fix")
@@ -355,7 +355,7 @@ async def test_two_projects_that_poll_one_repository_both_get_its_events(hub: Hu
             hub.open(1, minutes)
         for project in (PROJECT, "other"):
             marks = {"natssubject": subjects.poll(project, "fix")}
-            await trigger(b.deps, Event(polling.POLL, "/x", "fix", START, b"{}", extensions=marks))
+            await trigger(b.deps, Event(poll_schedule.POLL, "/x", "fix", START, b"{}", extensions=marks))
     assert await b.bus.last(subjects.INBOX, f"ocf.in.{PROJECT}.github") is not None
     assert await b.bus.last(subjects.INBOX, "ocf.in.other.github") is not None
 

@@ -23,8 +23,8 @@ from ocf.functions.dispatcher import project_loop
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import FunctionTarget
 from ocf.functions.dispatcher.project_loop import ProjectLoop
+from ocf.functions.dispatcher.redelivery_time import with_data
 from ocf.functions.dispatcher.routes import ROUTES, Route
-from ocf.functions.dispatcher.tracked_delivery import with_data
 
 CANCEL, EXECUTE = (next(row for row in ROUTES if row.consumer == name) for name in ("cancel", "execute"))
 

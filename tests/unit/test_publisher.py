@@ -13,8 +13,8 @@ from ocf.events.command_payloads import MAX_CHUNK_BYTES, MAX_EVENT_BYTES
 from ocf.events.errors import Unavailable
 from ocf.events.output import Chunk, ChunkType, Draft
 from ocf.events.redaction import Redactor
-from ocf.functions.core.output_fence import acquire_fence
-from ocf.functions.execute.attempt.publisher import COALESCE, OutputLimit, Publisher
+from ocf.functions.core.fencing_token import acquire_fence
+from ocf.functions.execute.attempt.output_publisher import COALESCE, OutputLimit, Publisher
 from tests.support.clock import ManualClock
 
 PROJECT, EXECUTION = "p", "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"

@@ -11,14 +11,14 @@ import zstandard
 
 from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.errors import Unavailable
-from ocf.events.input_limits import MIB
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.ports import ObjectInfo
 from ocf.events.redaction import Redactor
-from ocf.events.refs import ExecutionRef
-from ocf.functions.recording import reading
+from ocf.events.untrusted_json import MIB
+from ocf.functions.recording import recorded_calls_reader
 from ocf.functions.recording.canonical import PartTable, RawPart, ranges
-from ocf.functions.recording.lines import ANSWER_BYTES, VERSION, CallLine, Head, Holds, Inputs, Part, frame
-from ocf.functions.recording.recorder import Recorder
+from ocf.functions.recording.line_types import ANSWER_BYTES, VERSION, CallLine, Head, Holds, Inputs, Part, frame
+from ocf.functions.recording.model_call_recorder import Recorder
 from tests.support.clock import ManualClock
 
 REF = ExecutionRef("p", "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11")
@@ -72,9 +72,9 @@ class World:
         keys = [one.key async for one in self.store.list(REF.object_key("model/"))]
         return b"".join([await self.store.get(key) for key in keys])
 
-    async def read(self) -> reading.Recording:
+    async def read(self) -> recorded_calls_reader.Recording:
         await self.recorder.close(5.0)
-        return reading.read(BytesIO(await self.joined()))
+        return recorded_calls_reader.read(BytesIO(await self.joined()))
 
 
 @pytest.mark.parametrize(
@@ -173,7 +173,7 @@ async def test_the_last_attempt_counts() -> None:
     """A worker was lost: the attempt that followed led to the end."""
     part = Part(number=0, kind="system", hash="0" * 32, bytes=1)
     lines = [head(attempt=1), part, call(1), call(2), head(attempt=2), Inputs(source="git"), call(1)]
-    found = reading.read(BytesIO(frame(*lines)))
+    found = recorded_calls_reader.read(BytesIO(frame(*lines)))
     assert (found.head.attempt, [one.number for one in found.calls], found.parts) == (2, [1], {})
     assert found.inputs.source == "git"
 
@@ -208,22 +208,22 @@ DEEP = b'{"type":"call","x":' + b"[" * 1000 + b"]" * 1000 + b"}\n"
 )  # fmt: skip
 def test_a_hostile_recording_is_refused_with_what_is_wrong(data: bytes, error: str) -> None:
     """Bombs, depth, other versions, damage and false references end in one error that names the fault."""
-    with pytest.raises(reading.InvalidRecording, match=error):
-        reading.read(BytesIO(data))
+    with pytest.raises(recorded_calls_reader.InvalidRecording, match=error):
+        recorded_calls_reader.read(BytesIO(data))
 
 
 async def test_a_recording_must_be_the_one_that_its_manifest_names() -> None:
     """Another object in its place, or none, is refused."""
     store = Store()
-    with pytest.raises(reading.InvalidRecording, match="no recording"):
-        await reading.load(store, REF)
+    with pytest.raises(recorded_calls_reader.InvalidRecording, match="no recording"):
+        await recorded_calls_reader.load(store, REF)
     info = await store.put(REF.object_key("model.ndjson.zst"), FIRST)
     manifest = {"objects": [{"name": "model.ndjson.zst", "size": info.size, "sha256": info.sha256}]}
     await store.put(REF.object_key("manifest.json"), json.dumps(manifest).encode())
-    assert (await reading.load(store, REF)).head.key == KEY
+    assert (await recorded_calls_reader.load(store, REF)).head.key == KEY
     await store.put(REF.object_key("model.ndjson.zst"), frame(head("full")))
-    with pytest.raises(reading.InvalidRecording, match="SHA-256 differs"):
-        await reading.load(store, REF)
+    with pytest.raises(recorded_calls_reader.InvalidRecording, match="SHA-256 differs"):
+        await recorded_calls_reader.load(store, REF)
 
 
 def test_numbers_become_ranges() -> None:

@@ -16,15 +16,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from ocf.events.adapters.memory_object_store import MemoryStore
 from ocf.events.errors import Unavailable
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.optional_task_fields import Rerun
 from ocf.events.ports import ObjectInfo
 from ocf.events.redaction import Redactor
-from ocf.events.refs import ExecutionRef
 from ocf.functions.recording.canonical import PartTable, RawPart
-from ocf.functions.recording.lines import VERSION, CallLine, Exchange, Head
+from ocf.functions.recording.line_types import VERSION, CallLine, Exchange, Head
+from ocf.functions.recording.model_call_recorder import Recorder, Tape
 from ocf.functions.recording.playback import Playback
-from ocf.functions.recording.reading import Recording, read
-from ocf.functions.recording.recorder import Recorder, Tape
+from ocf.functions.recording.recorded_calls_reader import Recording, read
 from tests.support.clock import ManualClock
 
 REF = ExecutionRef("p", "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11")

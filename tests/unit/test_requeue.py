@@ -12,7 +12,7 @@ from ocf.events import subjects
 from ocf.events.adapters.memory_bus import MemoryBus
 from ocf.functions.dispatcher.delivery import Dispatcher
 from ocf.functions.dispatcher.http_target import FunctionTarget
-from ocf.functions.dispatcher.requeue import RequeueBackoff
+from ocf.functions.dispatcher.requeue_backoff import RequeueBackoff
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.observability import metrics
 from tests.support.clock import ManualClock

@@ -10,12 +10,12 @@ import pytest
 from ocf.events.base_model import REMOVED
 from ocf.events.command_payloads import Execute
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import State
 from ocf.events.optional_task_fields import ResolvedRerun
-from ocf.events.refs import ExecutionRef
-from ocf.functions.execute.attempt.recording import Rerun
-from ocf.functions.recording.lines import NAME, VERSION, Head, Inputs
-from ocf.functions.recording.reading import Recording
+from ocf.functions.execute.attempt.rerun import Rerun
+from ocf.functions.recording.line_types import NAME, VERSION, Head, Inputs
+from ocf.functions.recording.recorded_calls_reader import Recording
 from ocf.functions.workspace import InvalidWorkspace
 from tests.support.handlers import submit
 from tests.support.parts import PROJECT, Bench, bench

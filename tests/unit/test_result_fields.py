@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
 from ocf.events.command_payloads import Submit
-from ocf.events.forge_fields import Branch, TaskResult
+from ocf.events.task_forge_fields import Branch, TaskResult
 from ocf.functions.submit.task_rules import broken_rules
 from tests.support.parts import PROJECT, bench
 

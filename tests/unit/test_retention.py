@@ -11,10 +11,10 @@ from pydantic import ValidationError
 from ocf.events import subjects
 from ocf.events.command_payloads import Cleanup
 from ocf.events.execution_record import Attempt, Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import Completed
 from ocf.events.lifecycle import State, Step
-from ocf.events.refs import ExecutionRef
-from ocf.functions.core.schedules import RETENTION, SWEEP
+from ocf.functions.core.cleanup_schedules import RETENTION, SWEEP
 from ocf.functions.settings.retention_rules import rule_for, rules
 from ocf.functions.settings.settings import Settings
 from tests.support.clock import ManualClock

@@ -16,12 +16,12 @@ from ocf.events.adapters.memory_bus import MemoryBucket
 from ocf.events.command_payloads import GitWorkspace
 from ocf.events.envelope import Event
 from ocf.events.errors import InvalidEvent
-from ocf.events.input_limits import first_line
-from ocf.functions.rules import texts
+from ocf.events.untrusted_json import first_line
+from ocf.functions.rules import text_template
 from ocf.functions.rules.condition import Condition, ConditionFailed, EventView, InvalidCondition
 from ocf.functions.rules.rule import InvalidRule, Rule, compile_condition, compile_texts
 from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, execution_id, view
-from ocf.functions.rules.texts import InvalidTemplate, TemplateFailed, Text
+from ocf.functions.rules.text_template import InvalidTemplate, TemplateFailed, Text
 from tests.support.clock import ManualClock
 
 DATA = {"action": "labeled", "label": {"name": "agent"}, "n": 3, "items": "x", "list": [{"a": 1}], "nothing": None}
@@ -315,7 +315,7 @@ def test_the_longest_text_is_rendered_in_bounded_time() -> None:
     with pytest.raises(TemplateFailed):
         text.render({**EVENT, "data": {"body": '"\\' * 380_000}})
     assert time.process_time() - began < 1
-    assert texts.MAX_RESULT < 1_000_000
+    assert text_template.MAX_RESULT < 1_000_000
 
 
 def test_a_text_has_the_time_that_it_is_given() -> None:

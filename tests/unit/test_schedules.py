@@ -17,7 +17,7 @@ from ocf.events.errors import Drop, NotItsTurn, Unavailable
 from ocf.events.lifecycle import State
 from ocf.functions.rules.cron import Cron, InvalidCron
 from ocf.functions.rules.rule_state import RuleStates
-from ocf.functions.rules.schedules import Schedule, Schedules
+from ocf.functions.rules.schedule_store import Schedule, Schedules
 from ocf.functions.runtime.setup import check_version
 from tests.support.clock import ManualClock
 from tests.support.gateway import World

@@ -26,10 +26,10 @@ from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import Conflict, Drop, NotItsTurn, NotYetKnown, Unavailable
 from ocf.events.execution_record import Attempt, Record
+from ocf.events.execution_ref import SessionRef
 from ocf.events.fact_payloads import Artifact, Completed
 from ocf.events.lifecycle import SessionStep, State, Step
 from ocf.events.ports import Message
-from ocf.events.refs import SessionRef
 from ocf.events.session_record import Saved, Session
 from ocf.functions.core.session_store import EXPIRY, Sessions, schedule_subject
 from tests.support.clock import ManualClock

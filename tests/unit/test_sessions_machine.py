@@ -29,13 +29,13 @@ from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import DeadLetter, Drop, Retry
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.fact_payloads import Completed
 from ocf.events.lifecycle import State, Step
 from ocf.events.ports import Message
-from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Session
 from ocf.functions.core.execution_store import Records
-from ocf.functions.core.output_fence import acquire_fence
+from ocf.functions.core.fencing_token import acquire_fence
 from ocf.functions.core.session_store import EXPIRY
 from ocf.functions.execute.attempt.runner import Runner
 from ocf.functions.runtime.bootstrap import Dependencies

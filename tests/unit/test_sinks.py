@@ -20,9 +20,9 @@ from ocf.events.fact_payloads import Accepted
 from ocf.functions.dispatcher import sink_routes as wired
 from ocf.functions.dispatcher.consumer import ConsumerLoop
 from ocf.functions.dispatcher.delivery import Dispatcher
+from ocf.functions.dispatcher.delivery_result import SinkResult
 from ocf.functions.dispatcher.http_target import Webhook, retry_after, sign
 from ocf.functions.dispatcher.main import selected_routes
-from ocf.functions.dispatcher.result import SinkResult
 from ocf.functions.dispatcher.routes import ROUTES
 from ocf.functions.settings.settings import Settings
 from ocf.functions.settings.sink_rules import SINK_PAUSES, Sink, check, keys, sinks

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from ocf.stack.keys import load_or_generate
-from ocf.stack.process_table import PORTS, Layout, Plan, environment
+from ocf.stack.process_specs import PORTS, Layout, Plan, environment
 
 
 def _plan(data: Path, **environ: str) -> Plan:

@@ -14,8 +14,8 @@ from ocf.events.command_payloads import Limits, Submit
 from ocf.events.command_publisher import NATS_DELIVERIES, NATS_SEQUENCE
 from ocf.events.envelope import Event
 from ocf.events.errors import Drop, NotItsTurn, Unavailable
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import State
-from ocf.events.refs import ExecutionRef
 from ocf.events.session_record import Session
 from ocf.functions.cleanup.handler import Deletion
 from ocf.functions.core.task_limits import CEILINGS, effective_limit

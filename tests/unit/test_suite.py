@@ -22,7 +22,7 @@ from ocf.cli import render, suite
 from ocf.cli.app import app
 from ocf.cli.suite import Row, as_junit
 from ocf.cli.suite_file import InvalidSuite, read
-from ocf.events.client.outage import CallFailed
+from ocf.events.client.gateway_retry import CallFailed
 
 ID = "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a1"
 SIDE: dict[str, Any] = {"missing": [], "calls": "x"}

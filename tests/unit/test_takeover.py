@@ -12,10 +12,10 @@ from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, Unavailable
 from ocf.events.execution_record import Attempt as AttemptRecord
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import State
-from ocf.events.refs import ExecutionRef
-from ocf.functions.core.command_events import command
-from ocf.functions.core.lease_check import RECHECK_SECONDS
+from ocf.functions.core.command_parsing import command
+from ocf.functions.core.lease_lookup import RECHECK_SECONDS
 from ocf.functions.execute.attempt.runner import Runner
 from tests.support.clock import ManualClock
 from tests.support.handlers import submit

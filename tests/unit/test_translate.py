@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from ocf.events import input_limits
+from ocf.events import untrusted_json
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft
-from ocf.functions.execute.agent.drafts import failure
+from ocf.functions.execute.agent.opencode_conversion import failure
 from ocf.functions.execute.agent.translate import Translator
 from tests.unit.opencode_recordings import NAMES, Recording
 
@@ -293,14 +293,14 @@ def test_an_answer_that_is_not_whole_is_no_answer(finish: str, words: str) -> No
 
 def test_a_server_that_names_parts_without_end_is_over_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be in the agent's hands: what is remembered of it has a bound, in parts and in text of no message."""
-    monkeypatch.setattr(input_limits, "AGENT_PARTS", 3)
-    monkeypatch.setattr(input_limits, "AGENT_UNATTRIBUTED", 100)
+    monkeypatch.setattr(untrusted_json, "AGENT_PARTS", 3)
+    monkeypatch.setattr(untrusted_json, "AGENT_UNATTRIBUTED", 100)
     translator = opened()
     for number in range(2):
         translator.feed(updated(id=f"prt_more_{number}", type="text", text=""))
-    with pytest.raises(input_limits.OverLimit, match="more than 3"):
+    with pytest.raises(untrusted_json.OverLimit, match="more than 3"):
         translator.feed(updated(id="prt_too_many", type="text", text=""))
-    with pytest.raises(input_limits.OverLimit, match="100 characters"):
+    with pytest.raises(untrusted_json.OverLimit, match="100 characters"):
         opened().feed(updated(id="prt_9", messageID="msg_9", type="text", text="z" * 101))
 
 
@@ -322,5 +322,5 @@ def test_what_nobody_reads_of_a_message_is_not_kept() -> None:
     finally:
         tracemalloc.stop()
     assert kept < 100_000
-    with pytest.raises(input_limits.OverLimit, match="id of 1000 characters"):
+    with pytest.raises(untrusted_json.OverLimit, match="id of 1000 characters"):
         translator.feed(updated(id="prt_more", messageID="m" * 1000, type="text", text=""))

@@ -15,12 +15,12 @@ from ocf.events.client import Client
 from ocf.events.command_payloads import Cleanup, Execute
 from ocf.events.envelope import Event, InvalidData, parse
 from ocf.events.event_types import TYPES
+from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.lifecycle import State
 from ocf.events.output import Chunk
 from ocf.events.ports import Bucket
-from ocf.events.refs import ExecutionRef, SessionRef
-from ocf.functions.core.lease_check import RECHECK_SECONDS
-from ocf.functions.core.schedules import SWEEP, ensure_schedule
+from ocf.functions.core.cleanup_schedules import SWEEP, ensure_schedule
+from ocf.functions.core.lease_lookup import RECHECK_SECONDS
 from ocf.functions.core.session_store import Sessions
 from tests.support.clock import ManualClock
 from tests.support.handlers import cancel, cleanup, session

@@ -10,9 +10,9 @@ import pytest
 
 from ocf.events.lifecycle import Reason, Step
 from ocf.functions.execute.attempt import watchdog
-from ocf.functions.execute.attempt.stop import StopReason, StopSignal
+from ocf.functions.execute.attempt.stop_signal import StopReason, StopSignal
 from ocf.functions.execute.attempt.watchdog import Activity, Bounds, watch
-from ocf.functions.execute.sandbox import process_tree
+from ocf.functions.execute.sandbox import procfs
 from tests.support.clock import ManualClock
 
 NEVER = Path("/nonexistent")
@@ -118,13 +118,13 @@ async def test_a_disk_that_gets_fuller_is_looked_at_at_once(tmp_path: Path, monk
 
 def test_a_removed_file_that_is_still_open_is_counted(tmp_path: Path) -> None:
     """An agent could fill the disk with files that no folder shows."""
-    before = process_tree.unlinked_open_bytes((os.getpid(),))
+    before = procfs.unlinked_open_bytes((os.getpid(),))
     with (tmp_path / "ghost").open("wb") as ghost:
         (tmp_path / "ghost").unlink()
         ghost.write(b"x" * 100_000)
         ghost.flush()
-        assert process_tree.unlinked_open_bytes((os.getpid(),)) - before >= 100_000
-    assert process_tree.unlinked_open_bytes((os.getpid(),)) == before
+        assert procfs.unlinked_open_bytes((os.getpid(),)) - before >= 100_000
+    assert procfs.unlinked_open_bytes((os.getpid(),)) == before
 
 
 async def test_folders_and_names_alone_fill_a_disk_too(tmp_path: Path) -> None:

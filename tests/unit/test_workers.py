@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from pydantic import SecretStr
 
 from ocf.functions.settings.settings import Settings
-from ocf.functions.workers import environment, metrics_sum
+from ocf.functions.workers import metrics_sum, sealed_environment
 from ocf.functions.workers.idle_cores import WINDOW, IdleCores
 from ocf.functions.workers.metrics_sum import Tally
 from ocf.functions.workers.server_boot_queue import BootQueue, available_cores
@@ -111,7 +111,7 @@ class Counts:
 
 @pytest.fixture
 def file() -> Iterator[int]:
-    descriptor = environment.memory_file()
+    descriptor = sealed_environment.memory_file()
     yield descriptor
     os.close(descriptor)
 
@@ -144,7 +144,7 @@ def test_the_parent_has_no_key() -> None:
     assert "OPENAI_API_KEY" in secret
     assert SecretStr.__name__ in str(Settings.model_fields["openai_api_key"].annotation)
     everything = dict.fromkeys([*secret, "SOMETHING_NEW", "AWS_SESSION_TOKEN", "NATS_CREDS", "PORT"], "x")
-    assert environment.without_secrets(everything) == {"PORT": "x"}
+    assert sealed_environment.without_secrets(everything) == {"PORT": "x"}
 
 
 @pytest.mark.parametrize(
@@ -161,11 +161,11 @@ def test_the_parent_has_no_key() -> None:
 )
 def test_execute_for_more_than_one_is_a_parent(changes: dict[str, str], wanted: bool) -> None:
     """And nothing else is."""
-    assert environment.needs_parent({"FUNCTION_TARGET": "execute", **changes}) is wanted
+    assert sealed_environment.needs_parent({"FUNCTION_TARGET": "execute", **changes}) is wanted
 
 
 def test_the_sealed_environment_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever unseals it has every variable of it and no other."""
     monkeypatch.setattr(os, "environ", {"ONLY": "the parent"})
-    environment.unseal(environment.memory_file(json.dumps({"A": "1", "KEY": "sk-\u00e9"}).encode()))
+    sealed_environment.unseal(sealed_environment.memory_file(json.dumps({"A": "1", "KEY": "sk-\u00e9"}).encode()))
     assert os.environ == {"A": "1", "KEY": "sk-\u00e9"}

@@ -1,7 +1,7 @@
 import { type Chunk, watchExecution } from "../stream";
-import { refusal } from "../stream/gateway";
+import { refusal } from "../stream/gateway-requests";
 import type * as api from "./api-types";
-import { chunksOf } from "./chunks";
+import { chunksOf } from "./chunk-iterator";
 import { randomId } from "./random-id";
 
 /** Who calls, and for which project. */

@@ -1,8 +1,8 @@
 import { type ReactNode, useEffect, useState } from "react";
 import { api } from "../api/client";
 import type { Rerun, Task } from "../api/types";
+import { visible } from "../model/escape-controls";
 import { plural, words } from "../model/format";
-import { visible } from "../model/visible";
 import { href } from "../router";
 
 /** Differences and reruns that are listed. */

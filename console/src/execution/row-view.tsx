@@ -1,8 +1,8 @@
 import { memo, type ReactNode, useState } from "react";
 import { plain } from "../model/ansi";
+import { brief, visible } from "../model/escape-controls";
 import { clockTime, duration, plural } from "../model/format";
-import type { FileRow, Row, ToolRow } from "../model/rows";
-import { brief, visible } from "../model/visible";
+import type { FileRow, Row, ToolRow } from "../model/transcript-rows";
 import { Icon, toolIcon } from "../ui/icons";
 import { CopyButton } from "../ui/parts";
 import { Ansi, Prose } from "../ui/rich";

@@ -1,7 +1,7 @@
 import type { ReactNode } from "react";
 import type { Attempt, ChangedFile, Task, TodoItem, Usage } from "../api/types";
+import { visible } from "../model/escape-controls";
 import { cost, count, duration, modelName, plural, timeOfDay, words } from "../model/format";
-import { visible } from "../model/visible";
 import { href } from "../router";
 import { Icon } from "../ui/icons";
 import { CopyButton, Progress } from "../ui/parts";

@@ -2,10 +2,10 @@ import { lazy, type ReactNode, Suspense, useRef } from "react";
 import { asText } from "../model/as-text";
 import { ErrorBoundary } from "../ui/error-boundary";
 import { CopyButton, Skeleton } from "../ui/parts";
-import { SearchBox, useSearch } from "./toolbar";
+import { SearchBox, useSearch } from "./search-filter";
 import type { Execution } from "./use-execution";
 
-const Terminal = lazy(() => import("./terminal"));
+const Terminal = lazy(() => import("./xterm-terminal"));
 
 /** The same, as one terminal shows it. */
 export function TerminalView({ execution }: { execution: Execution }): ReactNode {

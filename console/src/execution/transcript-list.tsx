@@ -9,10 +9,10 @@ import {
   useRef,
   useState,
 } from "react";
-import type { Row } from "../model/rows";
+import type { Row } from "../model/transcript-rows";
 import { Icon } from "../ui/icons";
-import { highlight } from "./highlight";
 import { RowView } from "./row-view";
+import { highlight } from "./search-highlight";
 
 export interface TranscriptHandle {
   /** Scrolls to the row at that place of `rows` and unfolds it. */

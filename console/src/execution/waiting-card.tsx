@@ -2,8 +2,8 @@ import { type FormEvent, type ReactNode, useEffect, useState } from "react";
 import { api } from "../api/client";
 import type { Waiting } from "../api/types";
 import { useAction, useNow } from "../hooks";
+import { visible } from "../model/escape-controls";
 import { until, words } from "../model/format";
-import { visible } from "../model/visible";
 import { Icon } from "../ui/icons";
 import { ErrorText } from "../ui/parts";
 

@@ -1,5 +1,5 @@
 import { plain } from "./ansi";
-import type { Row } from "./rows";
+import type { Row } from "./transcript-rows";
 
 /** What an execution said, as plain text: for copying and for the text download. */
 export function asText(rows: readonly Row[]): string {

@@ -1,6 +1,6 @@
 import type { Chunk } from "../stream";
 import { asText } from "./as-text";
-import type { Row } from "./rows";
+import type { Row } from "./transcript-rows";
 
 /** Hands a file to the reader. The page has all of it: what is downloaded is what is shown. */
 export function save(name: string, type: string, content: string): void {

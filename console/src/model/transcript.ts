@@ -1,6 +1,6 @@
 import type { TodoItem, Usage, Waiting } from "../api/types";
 import type { Chunk } from "../stream";
-import type { FileRow, OutputRow, Row, Severity, StatusRow, Summary, ToolRow } from "./rows";
+import type { FileRow, OutputRow, Row, Severity, StatusRow, Summary, ToolRow } from "./transcript-rows";
 
 /** Rows are kept short, so that a list that draws only what is visible has something to leave out. */
 const MAX_CODE_LINES = 80;

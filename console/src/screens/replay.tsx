@@ -3,17 +3,17 @@ import { ChangedFiles, Plan, UsageBlock } from "../execution/sidebar";
 import { TranscriptList } from "../execution/transcript-list";
 import { type Execution, useExecution } from "../execution/use-execution";
 import { useKeys } from "../hooks";
+import { visible } from "../model/escape-controls";
 import { clockTime, cost, count, words } from "../model/format";
-import { saidAt, type Timeline, timeline } from "../model/timeline";
+import { saidAt, type Timeline, timeline } from "../model/replay-timeline";
 import { Transcript } from "../model/transcript";
-import { visible } from "../model/visible";
 import { href, useRoute } from "../router";
 import type { Chunk } from "../stream";
 import { ErrorBoundary } from "../ui/error-boundary";
 import { Icon } from "../ui/icons";
 import { Empty, Failure, Segmented, Skeleton, StateBadge } from "../ui/parts";
 
-const Terminal = lazy(() => import("../execution/terminal"));
+const Terminal = lazy(() => import("../execution/xterm-terminal"));
 
 const SPEEDS = ["0.5", "1", "2", "4", "8", "16"] as const;
 type Speed = (typeof SPEEDS)[number];

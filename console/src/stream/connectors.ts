@@ -1,7 +1,7 @@
 import { jwtAuthenticator, wsconnect } from "@nats-io/nats-core";
 import { NotAChunk, parseChunk } from "./ndjson";
-import { openSocket } from "./sockets";
 import type { Chunk, Connector, Live } from "./types";
+import { openSocket } from "./websocket-class";
 
 /** How long opening may take, in milliseconds, before the next way is tried. */
 const OPEN_MS = 5_000;

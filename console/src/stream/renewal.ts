@@ -1,4 +1,4 @@
-import { Refused } from "./gateway";
+import { Refused } from "./gateway-requests";
 import type { Viewer } from "./types";
 
 /** Renewal happens this long before expiry, in milliseconds (a hidden page's timers come up to a minute late), or at two thirds of a shorter life. */

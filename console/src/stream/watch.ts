@@ -1,5 +1,5 @@
 import { natsConnector, websocketConnector } from "./connectors";
-import { type Gateway, httpGateway } from "./gateway";
+import { type Gateway, httpGateway } from "./gateway-requests";
 import type { Chunk, Connector, StreamStatus } from "./types";
 import { Watcher } from "./watcher";
 

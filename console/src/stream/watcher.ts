@@ -1,5 +1,5 @@
-import { Refused } from "./gateway";
-import { type Host, Session } from "./session";
+import { type Host, Session } from "./connection";
+import { Refused } from "./gateway-requests";
 import { Splicer } from "./splice";
 import type { Chunk, StreamStatus } from "./types";
 import type { WatchOptions } from "./watch";

@@ -1,8 +1,8 @@
 import type { ReactNode } from "react";
 import type { Task } from "../api/types";
 import { Counts } from "../execution/row-view";
+import { visible } from "../model/escape-controls";
 import { ago, cost, count, duration, modelName, plural, words } from "../model/format";
-import { visible } from "../model/visible";
 import { href } from "../router";
 import { TERMINAL_STATES } from "../stream";
 import { Icon } from "./icons";

@@ -1,12 +1,12 @@
 import { expect, test } from "vitest";
 import { PIECES_MOST, pieces, plain } from "../../src/model/ansi";
-import { Guard } from "../../src/model/guard";
+import { brief, visible } from "../../src/model/escape-controls";
 import { type Inline, inlines, work } from "../../src/model/inline";
 import { blocks, PROSE_MOST } from "../../src/model/markdown";
-import { LINE_MOST, PATCH_MOST, shownPatch } from "../../src/model/patch";
-import { PLAN_MOST, TerminalWriter } from "../../src/model/terminal";
+import { LINE_MOST, PATCH_MOST, shownPatch } from "../../src/model/patch-limits";
+import { Guard } from "../../src/model/terminal-guard";
+import { PLAN_MOST, TerminalWriter } from "../../src/model/terminal-writer";
 import { Transcript } from "../../src/model/transcript";
-import { brief, visible } from "../../src/model/visible";
 import { chunk } from "../stream/helpers";
 
 /** The result as HTML would be, for reading. */

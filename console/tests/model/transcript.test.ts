@@ -1,7 +1,7 @@
 import { expect, test } from "vitest";
 import { asText } from "../../src/model/as-text";
-import type { Row } from "../../src/model/rows";
 import { Transcript } from "../../src/model/transcript";
+import type { Row } from "../../src/model/transcript-rows";
 import type { Chunk } from "../../src/stream";
 import { chunk } from "../stream/helpers";
 

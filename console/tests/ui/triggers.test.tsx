@@ -1,7 +1,7 @@
 // @vitest-environment jsdom
 import { act, fireEvent, screen } from "@testing-library/react";
 import { afterEach, beforeEach, expect, test, vi } from "vitest";
-import { AccessScreen } from "../../src/screens/access";
+import { AccessScreen } from "../../src/screens/credentials-and-hooks";
 import { SchedulesScreen } from "../../src/screens/schedules";
 import { TriggersScreen } from "../../src/screens/triggers";
 import { leave, page, settle, show } from "./page";

@@ -20,11 +20,11 @@ from nats.js.client import JetStreamContext
 from nats.js.errors import APIError, NotFoundError
 from nats.js.errors import Error as JetStreamError
 
-from ocf.events.adapters.nats.credentials import INBOX, inbox_of
+from ocf.events.adapters.nats.inbox_prefix import INBOX, inbox_of
 from ocf.events.adapters.nats.writer import WRONG_LAST_SEQUENCE, NatsWriter, Writers
 from ocf.events.errors import Conflict, TooLarge, Unavailable
-from ocf.events.input_limits import MESSAGE_BYTES, MIB
 from ocf.events.ports import Backlog, ConsumerSpec, ConsumerState, Delivery, Inbox, Message, message_size
+from ocf.events.untrusted_json import MESSAGE_BYTES, MIB
 
 log = structlog.get_logger()
 

@@ -11,17 +11,15 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
-from ocf.events import input_limits
+from ocf.events import untrusted_json
 from ocf.events.errors import InvalidEvent
-from ocf.events.input_limits import FREE_VALUE, OverLimit, parse_json
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft, PendingRequest, Usage
 from ocf.events.ports import Clock
+from ocf.events.untrusted_json import FREE_VALUE, OverLimit, parse_json
 from ocf.functions.core.agent_definitions import CommandDefinition, may_run_shell
 from ocf.functions.execute.agent import config
-from ocf.functions.execute.agent.agent_model import AgentModel
 from ocf.functions.execute.agent.config import ServerSpec
-from ocf.functions.execute.agent.drafts import status_draft
 from ocf.functions.execute.agent.opencode_api import (
     CONNECTED,
     HEARTBEAT,
@@ -31,6 +29,8 @@ from ocf.functions.execute.agent.opencode_api import (
     PermissionReply,
     Prompt,
 )
+from ocf.functions.execute.agent.opencode_conversion import status_draft
+from ocf.functions.execute.agent.opencode_model import AgentModel
 from ocf.functions.execute.agent.repetition import ADVICE, Repetition
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.agent.translate import Translator
@@ -227,7 +227,7 @@ class Agent:
         return self._translator
 
     async def _follow(self, translator: Translator, prompt: str) -> AgentResult:
-        inbox: asyncio.Queue[Event] = asyncio.Queue(maxsize=input_limits.AGENT_INBOX)
+        inbox: asyncio.Queue[Event] = asyncio.Queue(maxsize=untrusted_json.AGENT_INBOX)
         pump = asyncio.create_task(self._pump(inbox))
         dead = asyncio.create_task(self.server.process.exited())
         try:

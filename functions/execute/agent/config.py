@@ -23,7 +23,7 @@ from ocf.functions.core.agent_definitions import (
     narrowed,
     permission_key,
 )
-from ocf.functions.execute.agent.agent_model import TOKEN, AgentModel, model_catalog
+from ocf.functions.execute.agent.opencode_model import TOKEN, AgentModel, model_catalog
 from ocf.functions.execute.sandbox.agent_host_client import Owner
 from ocf.functions.models.model_target import Kind
 

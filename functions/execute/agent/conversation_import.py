@@ -7,10 +7,10 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from ocf.events import input_limits
+from ocf.events import untrusted_json
 from ocf.events.errors import InvalidEvent
-from ocf.events.input_limits import parse_json
 from ocf.events.lifecycle import Reason
+from ocf.events.untrusted_json import parse_json
 from ocf.functions.execute.agent import config
 from ocf.functions.execute.agent.server import AgentServer, policy, reached
 from ocf.functions.execute.sandbox.agent_host_client import Owner
@@ -43,7 +43,7 @@ def _session(conversation: bytes) -> str:
     """Return OpenCode's id of the conversation."""
     try:
         return str(
-            parse_json(conversation, input_limits.STORED_CONVERSATION, "the session's conversation")["info"]["id"]
+            parse_json(conversation, untrusted_json.STORED_CONVERSATION, "the session's conversation")["info"]["id"]
         )
     except (InvalidEvent, KeyError, TypeError):
         raise AgentFailed(Reason.AGENT_ERROR, "the session's conversation is damaged") from None

@@ -4,7 +4,7 @@ One server serves one execution. Every call names the directory, and every probe
 that arrives between bind and the "listening on" line is accepted and never answered.
 
 The server is under the agent's control, and any process that takes over its socket can answer instead. So no answer is
-decompressed, and every answer has a size limit before it is parsed (`ocf.events.input_limits`).
+decompressed, and every answer has a size limit before it is parsed (`ocf.events.untrusted_json`).
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from typing import Any, Literal
 import httpx2
 import structlog
 
-from ocf.events import input_limits
-from ocf.events.input_limits import InvalidJson, JsonLimit, OverLimit, parse_json
+from ocf.events import untrusted_json
+from ocf.events.untrusted_json import InvalidJson, JsonLimit, OverLimit, parse_json
 from ocf.functions.core.asyncio_tasks import run_together
 
 log = structlog.get_logger()
@@ -47,7 +47,7 @@ _LOOK_TIMEOUT = 5.0
 _TOTAL_FACTOR = 4
 #: Messages requested at once, and the divisor for smaller pages where those are too long together.
 _PAGE, _FEWER = 64, 8
-_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{input_limits.AGENT_ID}}}")
+_ID = re.compile(rf"[A-Za-z0-9_-]{{1,{untrusted_json.AGENT_ID}}}")
 # The server sends `server.heartbeat` every 10 s: three missed ones mean a dead connection.
 _STREAM_SILENCE = 35.0
 _RECONNECT_DELAYS = (0.05, 0.2, 0.5, 1.0, 2.0)
@@ -188,7 +188,7 @@ class OpenCode:
 
     async def messages(self, session: str) -> list[Event]:
         """Return the newest messages of a session as {info, parts}, oldest first; see `limits.AGENT_CONVERSATION`."""
-        return await self._newest(session, _ReadBudget(input_limits.AGENT_CONVERSATION))
+        return await self._newest(session, _ReadBudget(untrusted_json.AGENT_CONVERSATION))
 
     async def todo(self, session: str) -> list[Event]:
         """Return the agent's todo list as {content, status, priority}."""
@@ -201,7 +201,7 @@ class OpenCode:
         """
         answer = await self._send("GET", f"/session/{session}")
         info = _object(_decoded(answer))
-        budget = _ReadBudget(input_limits.AGENT_CONVERSATION)
+        budget = _ReadBudget(untrusted_json.AGENT_CONVERSATION)
         budget.take(answer.body or b"")
         messages = await self._newest(session, budget)
         if budget.full:
@@ -238,7 +238,7 @@ class OpenCode:
         sessions, *requests = await run_together(
             self._session_tree(session), *(self._call("GET", f"/{kind}") for kind in kinds)
         )
-        budget = _ReadBudget(input_limits.AGENT_CONVERSATION)
+        budget = _ReadBudget(untrusted_json.AGENT_CONVERSATION)
         messages = [message for one in sessions if not budget.full for message in await self._newest(one, budget)]
         pending = dict(zip(kinds, map(_objects, requests), strict=True))
         return {
@@ -300,9 +300,9 @@ class OpenCode:
         while waiting:
             children = _objects(await self._call("GET", f"/session/{waiting.pop()}/children"))
             new = [key for key in map(_id, children) if key not in found]
-            if len(found) + len(new) > input_limits.AGENT_SESSIONS:
+            if len(found) + len(new) > untrusted_json.AGENT_SESSIONS:
                 raise OpenCodeError(
-                    f"GET /session/{session}/children: more than {input_limits.AGENT_SESSIONS} subagents"
+                    f"GET /session/{session}/children: more than {untrusted_json.AGENT_SESSIONS} subagents"
                 )
             found.update(dict.fromkeys(new))
             waiting += new
@@ -383,7 +383,7 @@ class _ReadBudget:
     """Remaining size of a conversation that may be read; `full` once a page did not fit."""
 
     def __init__(self, limit: JsonLimit) -> None:
-        self._bytes, self._values, self._pages = limit.bytes, limit.values, input_limits.AGENT_PAGES
+        self._bytes, self._values, self._pages = limit.bytes, limit.values, untrusted_json.AGENT_PAGES
         self.full = False
 
     def take(self, page: bytes) -> bool:
@@ -407,7 +407,7 @@ def _message(prompt: Prompt) -> dict[str, Any]:
 
 async def _read_answer(answer: httpx2.Response, where: str) -> _Answer:
     """Read the answer's body, as far as its limit allows."""
-    limit = input_limits.AGENT_MESSAGE.bytes if answer.is_success else input_limits.AGENT_ERROR
+    limit = untrusted_json.AGENT_MESSAGE.bytes if answer.is_success else untrusted_json.AGENT_ERROR
     body = bytearray()
     async for piece in _raw(answer, where):
         body += piece
@@ -445,13 +445,13 @@ async def _lines(answer: httpx2.Response) -> AsyncIterator[bytes]:
             yield bytes(begun.removesuffix(b"\r"))
             begun.clear()
         begun += rest
-        if len(begun) > input_limits.AGENT_MESSAGE.bytes:
-            raise _TooLarge(f"GET /event sent an event of more than {input_limits.AGENT_MESSAGE.bytes} bytes")
+        if len(begun) > untrusted_json.AGENT_MESSAGE.bytes:
+            raise _TooLarge(f"GET /event sent an event of more than {untrusted_json.AGENT_MESSAGE.bytes} bytes")
 
 
 def _decoded(answer: _Answer) -> Any:  # noqa: ANN401 - JSON of another program
     if answer.body is None:
-        raise _TooLarge(f"{answer.where} answered more than {input_limits.AGENT_MESSAGE.bytes} bytes")
+        raise _TooLarge(f"{answer.where} answered more than {untrusted_json.AGENT_MESSAGE.bytes} bytes")
     if not 200 <= answer.status < 300:
         message = answer.body[:300].decode("utf-8", "replace")
         raise OpenCodeError(f"{answer.where} answered {answer.status}: {message}")
@@ -460,7 +460,7 @@ def _decoded(answer: _Answer) -> Any:  # noqa: ANN401 - JSON of another program
 
 def _parsed(data: bytes, where: str) -> Any:  # noqa: ANN401 - JSON of another program
     try:
-        return parse_json(data, input_limits.AGENT_MESSAGE, where)
+        return parse_json(data, untrusted_json.AGENT_MESSAGE, where)
     except OverLimit as error:
         raise _TooLarge(str(error)) from None
     except InvalidJson as error:

@@ -13,10 +13,10 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ocf.events import input_limits
+from ocf.events import untrusted_json
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft, PendingRequest, Usage
-from ocf.functions.execute.agent.drafts import (
+from ocf.functions.execute.agent.opencode_conversion import (
     failure,
     permission_waiting,
     question_waiting,
@@ -128,7 +128,7 @@ class Translator:
         return handler(properties)
 
     def _repeated(self, key: object) -> bool:
-        if not isinstance(key, str) or len(key) > input_limits.AGENT_ID:
+        if not isinstance(key, str) or len(key) > untrusted_json.AGENT_ID:
             return False
         if key in self._seen:
             return True
@@ -205,12 +205,12 @@ class Translator:
 
     def _check_limit(self, known: Collection[str], key: str) -> None:
         """Raise OverLimit when OpenCode, possibly controlled by the agent, names implausibly many or long ids."""
-        if len(key) > input_limits.AGENT_ID:
-            raise input_limits.OverLimit(
-                f"OpenCode sent an id of {len(key)} characters; at most {input_limits.AGENT_ID}"
+        if len(key) > untrusted_json.AGENT_ID:
+            raise untrusted_json.OverLimit(
+                f"OpenCode sent an id of {len(key)} characters; at most {untrusted_json.AGENT_ID}"
             )
-        if len(known) >= input_limits.AGENT_PARTS and key not in known:
-            raise input_limits.OverLimit(f"OpenCode named more than {input_limits.AGENT_PARTS} messages or parts")
+        if len(known) >= untrusted_json.AGENT_PARTS and key not in known:
+            raise untrusted_json.OverLimit(f"OpenCode named more than {untrusted_json.AGENT_PARTS} messages or parts")
 
     def _on_part(self, part: Mapping[str, Any]) -> list[Draft]:
         if part.get("sessionID") not in self._sessions:
@@ -259,9 +259,9 @@ class Translator:
 
     def _add_unpublished(self, characters: int) -> None:
         self._unpublished += characters
-        if self._unpublished > input_limits.AGENT_UNATTRIBUTED:
-            raise input_limits.OverLimit(
-                f"OpenCode sent more than {input_limits.AGENT_UNATTRIBUTED} characters of no known message"
+        if self._unpublished > untrusted_json.AGENT_UNATTRIBUTED:
+            raise untrusted_json.OverLimit(
+                f"OpenCode sent more than {untrusted_json.AGENT_UNATTRIBUTED} characters of no known message"
             )
 
     def _text_drafts(self, key: str) -> list[Draft]:

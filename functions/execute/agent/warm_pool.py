@@ -14,10 +14,10 @@ import structlog
 
 from ocf.events.lifecycle import Reason
 from ocf.events.ports import Clock
-from ocf.functions.execute.agent.agent_model import AgentModel
 from ocf.functions.execute.agent.available_memory import available_memory
 from ocf.functions.execute.agent.config import ServerSpec
 from ocf.functions.execute.agent.opencode_api import OpenCodeError
+from ocf.functions.execute.agent.opencode_model import AgentModel
 from ocf.functions.execute.agent.warm_server import WarmServer, WarmServerConfig, open_warm_server
 from ocf.functions.execute.sandbox import idle_priority
 from ocf.functions.execute.sandbox.agent_host_client import Owner

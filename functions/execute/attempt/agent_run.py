@@ -17,18 +17,18 @@ from ocf.events.output import ChunkType, Draft, Usage
 from ocf.events.redaction import Redactor
 from ocf.functions import workspace
 from ocf.functions.execute.agent.agent import Agent
-from ocf.functions.execute.agent.drafts import usage_draft
 from ocf.functions.execute.agent.opencode_api import OpenCodeError
-from ocf.functions.execute.agent.replies import Replies
+from ocf.functions.execute.agent.opencode_conversion import usage_draft
+from ocf.functions.execute.agent.recorded_replies import Replies
 from ocf.functions.execute.agent.warm_server import WarmServer
 from ocf.functions.execute.attempt import watchdog
 from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
+from ocf.functions.execute.attempt.output_publisher import Ownership
 from ocf.functions.execute.attempt.preparation import Preparation, phase_draft
-from ocf.functions.execute.attempt.publisher import Ownership
-from ocf.functions.execute.attempt.recording import open_model
+from ocf.functions.execute.attempt.rerun import open_model
 from ocf.functions.execute.attempt.spans import RunSpans
-from ocf.functions.execute.attempt.stop import StopReason
+from ocf.functions.execute.attempt.stop_signal import StopReason
 from ocf.functions.execute.attempt.watchdog import Activity
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.execute.inputs.output_check import check_output, json_in
@@ -40,7 +40,7 @@ from ocf.functions.models.endpoint_check import BadEndpoint
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import NoModel
 from ocf.functions.observability import tracing
-from ocf.functions.recording.recorder import Recorder
+from ocf.functions.recording.model_call_recorder import Recorder
 
 log = structlog.get_logger()
 

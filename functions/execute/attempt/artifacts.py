@@ -15,19 +15,19 @@ import structlog
 from ocf.events.command_payloads import Execute
 from ocf.events.errors import Conflict, NotYetKnown, Retry
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.fact_payloads import Artifact, DiffSummary
-from ocf.events.input_limits import shorten
 from ocf.events.output import Draft
 from ocf.events.ports import ObjectInfo
-from ocf.events.refs import ExecutionRef, SessionRef
 from ocf.events.session_record import Saved, Session
 from ocf.events.terminal_facts import CHANGES_NAME, RESULT_BYTES, RESULT_NAME
+from ocf.events.untrusted_json import shorten
 from ocf.functions import workspace
 from ocf.functions.core.asyncio_tasks import cancel_and_wait, run_together
+from ocf.functions.core.object_deletion import delete_saved, delete_session
 from ocf.functions.core.session_store import Sessions
-from ocf.functions.core.stored_objects import delete_saved, delete_session
 from ocf.functions.execute.attempt.outcome import StoredArtifacts, not_stored_draft, skipped_draft, status_draft
-from ocf.functions.execute.attempt.publisher import Ownership
+from ocf.functions.execute.attempt.output_publisher import Ownership
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.observability import tracing
 

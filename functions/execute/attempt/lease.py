@@ -18,8 +18,8 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from ocf.events.errors import Conflict, NotYetKnown, Retry, Unavailable
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.ports import Bucket, Clock
-from ocf.events.refs import ExecutionRef
 from ocf.functions.observability import metrics
 
 log = structlog.get_logger()

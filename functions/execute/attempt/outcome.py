@@ -9,8 +9,8 @@ from ocf.events.errors import OcfError, SealError
 from ocf.events.fact_payloads import Artifact, ArtifactState, DiffSummary, RerunResult
 from ocf.events.lifecycle import Reason, Step
 from ocf.events.output import ChunkType, Draft, Usage
-from ocf.functions.execute.attempt.publisher import replace_lone_surrogates
-from ocf.functions.execute.attempt.stop import StopReason, failed
+from ocf.functions.execute.attempt.output_publisher import replace_lone_surrogates
+from ocf.functions.execute.attempt.stop_signal import StopReason, failed
 from ocf.functions.execute.sandbox.process import AgentFailed
 from ocf.functions.workspace import Packed, Patch, readable
 

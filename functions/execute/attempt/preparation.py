@@ -17,15 +17,15 @@ from ocf.events.redaction import Redactor
 from ocf.events.session_record import Session
 from ocf.functions import workspace
 from ocf.functions.core.agent_definitions import TaskDefinitions, narrowed
+from ocf.functions.core.object_deletion import saved_key
 from ocf.functions.core.session_store import Sessions
-from ocf.functions.core.stored_objects import saved_key
 from ocf.functions.execute.agent.agent import PromptSpec
-from ocf.functions.execute.agent.agent_model import AgentModel
 from ocf.functions.execute.agent.conversation_import import import_conversation
 from ocf.functions.execute.agent.opencode_api import STRUCTURED_TOOL, FilePart
+from ocf.functions.execute.agent.opencode_model import AgentModel
 from ocf.functions.execute.agent.warm_server import WarmServer
 from ocf.functions.execute.attempt.artifacts import CONVERSATION
-from ocf.functions.execute.attempt.recording import Rerun, inputs_of, open_rerun
+from ocf.functions.execute.attempt.rerun import Rerun, inputs_of, open_rerun
 from ocf.functions.execute.attempt.setup_script import WorkspaceSetup
 from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
 from ocf.functions.execute.context import WorkerContext
@@ -39,13 +39,13 @@ from ocf.functions.execute.model_proxy.played_call import Player
 from ocf.functions.execute.sandbox.agent_host_client import Owner
 from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
 from ocf.functions.execute.secret_routes import METHODS, InvalidSecret, Route, SecretRoutes, injected
-from ocf.functions.execute.secret_routes.recorded_routes import RoutePlayer, RouteRecorder
+from ocf.functions.execute.secret_routes.route_recording import RoutePlayer, RouteRecorder
 from ocf.functions.models.endpoint_check import BadEndpoint
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.resolve import NoModel
 from ocf.functions.observability import logs, metrics, tracing
-from ocf.functions.recording.lines import Inputs
-from ocf.functions.recording.recorder import Recorder
+from ocf.functions.recording.line_types import Inputs
+from ocf.functions.recording.model_call_recorder import Recorder
 from ocf.functions.settings.host_rules import InvalidRule
 
 Emit = Callable[[Draft], Awaitable[None]]

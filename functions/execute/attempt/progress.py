@@ -13,9 +13,9 @@ from ocf.events import terminal_facts
 from ocf.events.errors import NotYetKnown, Retry
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import DiffSummary
-from ocf.events.input_limits import KIB
 from ocf.events.output import ChunkType, Draft, FileChange, PendingRequest, TodoItem, Usage
 from ocf.events.ports import Clock
+from ocf.events.untrusted_json import KIB
 from ocf.functions import workspace
 from ocf.functions.core.execution_store import Records
 from ocf.functions.execute.agent.tool_parts import change_draft

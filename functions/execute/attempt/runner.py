@@ -15,24 +15,24 @@ from ocf.events.command_publisher import NATS_DELIVERIES
 from ocf.events.envelope import Event
 from ocf.events.errors import Conflict, NotYetKnown, OcfError, Retry
 from ocf.events.execution_record import Record
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import Started
 from ocf.events.lifecycle import EXECUTION, AttemptState, AttemptStep, Reason, State, Step
 from ocf.events.output import ChunkType, Draft
-from ocf.events.refs import ExecutionRef
 from ocf.functions import workspace
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
-from ocf.functions.core.lease_check import RECHECK_SECONDS, is_leased
-from ocf.functions.core.output_fence import FencedOutput, acquire_fence
+from ocf.functions.core.fencing_token import FencedOutput, acquire_fence
+from ocf.functions.core.lease_lookup import RECHECK_SECONDS, is_leased
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.attempt import outcome, watchdog
 from ocf.functions.execute.attempt.agent_run import AgentRun
 from ocf.functions.execute.attempt.command_listener import POLL_SECONDS, CommandHandler, CommandListener
-from ocf.functions.execute.attempt.end import FLUSH_SECONDS, AttemptEnd, end_archived, ending_on_error, unexpected
+from ocf.functions.execute.attempt.finalize import FLUSH_SECONDS, AttemptEnd, end_archived, ending_on_error, unexpected
 from ocf.functions.execute.attempt.lease import Lease
+from ocf.functions.execute.attempt.output_publisher import OutputLimit, Publisher, without_lone_surrogates
 from ocf.functions.execute.attempt.progress import Progress
-from ocf.functions.execute.attempt.publisher import OutputLimit, Publisher, without_lone_surrogates
-from ocf.functions.execute.attempt.stop import Released, StopReason, StopSignal, failed
+from ocf.functions.execute.attempt.stop_signal import Released, StopReason, StopSignal, failed
 from ocf.functions.execute.sandbox.process import AgentNotReady
 from ocf.functions.observability import metrics
 from ocf.functions.runtime.bootstrap import Dependencies

@@ -19,7 +19,7 @@ from ocf.events.output import ChunkType, Draft
 from ocf.events.ports import Clock, ObjectStore
 from ocf.functions import workspace
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
-from ocf.functions.core.stored_objects import setup_key
+from ocf.functions.core.object_deletion import setup_key
 from ocf.functions.execute.agent import config
 from ocf.functions.execute.agent.server import AgentServer, policy, reached
 from ocf.functions.execute.attempt.workspace_source import WorkspaceInput

@@ -12,7 +12,7 @@ import structlog
 
 from ocf.events.lifecycle import Reason, Step
 from ocf.events.ports import Clock
-from ocf.functions.execute.attempt.stop import StopReason, StopSignal, failed
+from ocf.functions.execute.attempt.stop_signal import StopReason, StopSignal, failed
 from ocf.functions.execute.sandbox.disk_usage import DiskUsageScan
 
 log = structlog.get_logger()

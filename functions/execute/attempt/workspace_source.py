@@ -15,11 +15,11 @@ from ocf.events.command_payloads import (
     Workspace,
 )
 from ocf.events.errors import SealError
-from ocf.events.execution_input import ExecutionInput
-from ocf.events.refs import SessionRef
+from ocf.events.execution_ref import SessionRef
+from ocf.events.input_manifest import ExecutionInput
 from ocf.events.session_record import Session
 from ocf.functions import workspace
-from ocf.functions.core.stored_objects import input_key, saved_key
+from ocf.functions.core.object_deletion import input_key, saved_key
 from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.forges.http import ForgeRefused, ForgeUnavailable, forge_client

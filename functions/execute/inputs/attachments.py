@@ -7,9 +7,9 @@ from pathlib import Path
 
 from ocf.events.command_payloads import Execute
 from ocf.events.errors import NotYetKnown
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.optional_task_fields import MAX_ATTACHMENT_BYTES, Attachment, check_content
 from ocf.events.ports import ObjectStore
-from ocf.events.refs import ExecutionRef
 from ocf.functions import workspace
 from ocf.functions.execute.agent.opencode_api import FilePart
 from ocf.functions.workspace.threads import in_thread

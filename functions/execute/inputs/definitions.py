@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from ocf.events.command_payloads import Execute, GitWorkspace
-from ocf.events.input_limits import MIB
 from ocf.events.optional_task_fields import (
     MAX_DEFINITION_BYTES,
     MAX_DEFINITIONS,
@@ -16,6 +15,7 @@ from ocf.events.optional_task_fields import (
     Definitions,
     GitDefinitions,
 )
+from ocf.events.untrusted_json import MIB
 from ocf.functions import workspace
 from ocf.functions.core.agent_definitions import (
     AgentDefinition,

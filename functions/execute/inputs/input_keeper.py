@@ -19,17 +19,17 @@ import structlog
 
 from ocf.events.command_payloads import Execute
 from ocf.events.errors import Retry
-from ocf.events.execution_input import INPUT, INPUT_CONVERSATION, TREE_BYTES, ExecutionInput
-from ocf.events.refs import ExecutionRef
+from ocf.events.execution_ref import ExecutionRef
+from ocf.events.input_manifest import INPUT, INPUT_CONVERSATION, TREE_BYTES, ExecutionInput
 from ocf.functions import workspace
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
-from ocf.functions.core.stored_objects import input_key, input_user, release_input
+from ocf.functions.core.object_deletion import input_key, input_user, release_input
 from ocf.functions.core.task_limits import effective_recording
 from ocf.functions.execute.agent import config
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.models import catalog
 from ocf.functions.observability import tracing
-from ocf.functions.recording.lines import Inputs
+from ocf.functions.recording.line_types import Inputs
 from ocf.functions.runtime.bootstrap import Dependencies
 
 log = structlog.get_logger()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ocf.events.errors import InvalidEvent
-from ocf.events.input_limits import OUTPUT, parse_json
+from ocf.events.untrusted_json import OUTPUT, parse_json
 
 _WALL_SECONDS = 60.0
 _ASKED = "End with a last message that is only a JSON value, without any other word, by this JSON Schema:"

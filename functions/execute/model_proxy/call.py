@@ -8,16 +8,16 @@ from typing import Any, Literal
 
 import httpcore2
 
-from ocf.events import input_limits
-from ocf.events.input_limits import OverLimit
+from ocf.events import untrusted_json
 from ocf.events.lifecycle import Reason
 from ocf.events.output import Usage
 from ocf.events.ports import Clock
 from ocf.events.redaction import Redactor
+from ocf.events.untrusted_json import OverLimit
 from ocf.functions.execute.model_proxy import providers as wires
 from ocf.functions.execute.model_proxy.budget import Budget, Call, Hooks, Reservation
+from ocf.functions.execute.model_proxy.call_recording import was_redacted
 from ocf.functions.execute.model_proxy.http_server import ClientGone, Reply, Request
-from ocf.functions.execute.model_proxy.recorded_call import was_redacted
 from ocf.functions.execute.model_proxy.request import ModelRequest
 from ocf.functions.execute.model_proxy.stream_redaction import StreamRedaction
 from ocf.functions.execute.model_proxy.upstream import (
@@ -182,7 +182,7 @@ class ModelCall:
         async for data in raw_body(response):
             self._hooks.on_activity()
             body += data
-            input_limits.check_size(len(body), input_limits.MODEL_ANSWER, "the model's answer")
+            untrusted_json.check_size(len(body), untrusted_json.MODEL_ANSWER, "the model's answer")
         self._note(first_byte_seconds=self._clock.monotonic() - self._call.started_at)
         self._meter.whole(bytes(body))
         if not self._meter.finished:

@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 import h11
 
-from ocf.events import input_limits
+from ocf.events import untrusted_json
 from ocf.functions.execute.model_proxy.providers import error_body
 
 #: An agent has a handful of connections; its shell knows the port too and must not exhaust our descriptors.
@@ -199,13 +199,15 @@ class Connection(asyncio.Protocol):
                 if not self._admitted(event):
                     return
             elif isinstance(event, h11.Data):
-                if len(self._body) + len(event.data) > input_limits.MODEL_REQUEST.bytes:
+                if len(self._body) + len(event.data) > untrusted_json.MODEL_REQUEST.bytes:
                     self._refuse(
-                        413, error_body(f"the request is longer than {input_limits.MODEL_REQUEST.bytes} bytes")
+                        413, error_body(f"the request is longer than {untrusted_json.MODEL_REQUEST.bytes} bytes")
                     )
                     return
                 if not self._reserve(len(event.data)):
-                    self._refuse(413, error_body(f"requests of more than {input_limits.MODEL_REQUESTS} bytes at once"))
+                    self._refuse(
+                        413, error_body(f"requests of more than {untrusted_json.MODEL_REQUESTS} bytes at once")
+                    )
                     return
                 self._body += event.data
             elif isinstance(event, h11.EndOfMessage):
@@ -316,7 +318,7 @@ class Server:
 
     def reserve(self, size: int) -> bool:
         """Reserve `size` bytes for request bodies; return whether they fit."""
-        if self._buffered + size > input_limits.MODEL_REQUESTS:
+        if self._buffered + size > untrusted_json.MODEL_REQUESTS:
             return False
         self._buffered += size
         return True

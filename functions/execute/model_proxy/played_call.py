@@ -15,7 +15,7 @@ from ocf.functions.execute.model_proxy.stream_redaction import StreamRedaction
 from ocf.functions.execute.model_proxy.upstream import ModelFailed
 from ocf.functions.models.catalog import Wire
 from ocf.functions.models.model_target import ModelTarget
-from ocf.functions.recording.lines import CallLine
+from ocf.functions.recording.line_types import CallLine
 from ocf.functions.recording.playback import Answer, Playback
 
 _PIECE = 64 * 1024

@@ -14,27 +14,27 @@ from typing import Any
 
 import structlog
 
-from ocf.events import input_limits as bounds
+from ocf.events import untrusted_json as bounds
 from ocf.events.command_payloads import Limits
-from ocf.events.input_limits import OverLimit
 from ocf.events.lifecycle import Reason
 from ocf.events.output import Usage
 from ocf.events.ports import Clock
 from ocf.events.redaction import Redactor
+from ocf.events.untrusted_json import OverLimit
 from ocf.functions.execute.model_proxy import providers as wires
 from ocf.functions.execute.model_proxy import request as requests
 from ocf.functions.execute.model_proxy.budget import Budget, Hooks, ModelProxyFailure
 from ocf.functions.execute.model_proxy.call import ModelCall
-from ocf.functions.execute.model_proxy.elision import BadRequest, Elided
+from ocf.functions.execute.model_proxy.call_recording import RecordedReply, call_line, raw_parts
 from ocf.functions.execute.model_proxy.http_server import ClientGone, Reply, Request, Server
 from ocf.functions.execute.model_proxy.played_call import PlayedCall, Player
-from ocf.functions.execute.model_proxy.recorded_call import RecordedReply, call_line, raw_parts
+from ocf.functions.execute.model_proxy.string_placeholders import BadRequest, Elided
 from ocf.functions.execute.model_proxy.upstream import ModelFailed, Upstream
 from ocf.functions.models.catalog import Wire
 from ocf.functions.models.model_target import ModelTarget
-from ocf.functions.recording.lines import Part
+from ocf.functions.recording.line_types import Part
+from ocf.functions.recording.model_call_recorder import Recorder, Tape
 from ocf.functions.recording.playback import Answer
-from ocf.functions.recording.recorder import Recorder, Tape
 
 log = structlog.get_logger()
 

@@ -11,18 +11,18 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, TypeVar
 
-from ocf.events import input_limits
-from ocf.events.input_limits import InvalidJson, OverLimit, parse_json
+from ocf.events import untrusted_json
+from ocf.events.untrusted_json import InvalidJson, OverLimit, parse_json
 from ocf.functions.execute.model_proxy import gemini
-from ocf.functions.execute.model_proxy.elision import SHORT, BadRequest, Elided, elide
 from ocf.functions.execute.model_proxy.providers import CONVERSATION, max_tokens_field, tool_name
+from ocf.functions.execute.model_proxy.string_placeholders import SHORT, BadRequest, Elided, elide
 from ocf.functions.models.catalog import Wire
 from ocf.functions.models.model_target import ModelTarget
 
 P = ParamSpec("P")
 T = TypeVar("T")
 #: Bytes of a skeleton that is parsed in the event loop: a millisecond or two, the price of the way to a thread.
-_INLINE = 64 * input_limits.KIB
+_INLINE = 64 * untrusted_json.KIB
 #: Fields of a request that reach the provider; others are left out. `store` is set, see `_FORCED`.
 _COMMON = frozenset(
     ("model", "stream", "temperature", "top_p", "tools", "tool_choice", "parallel_tool_calls", "top_logprobs", "user")
@@ -107,7 +107,7 @@ async def read(source: bytearray) -> tuple[Elided, dict[str, Any]]:
     """
     elided = await elide(source)
     try:
-        body = await off_loop(len(elided.skeleton), parse_json, elided.skeleton, input_limits.MODEL_SKELETON, SHORT)
+        body = await off_loop(len(elided.skeleton), parse_json, elided.skeleton, untrusted_json.MODEL_SKELETON, SHORT)
     except OverLimit:
         raise
     except InvalidJson as error:
@@ -143,7 +143,7 @@ def prepare(
     name = max_tokens_field(wire, body, target)
     holder = gemini.config_of(out) if wire == "gemini" else out
     asked = holder.get(name)
-    most = asked if isinstance(asked, int) and asked > 0 else input_limits.MODEL_OUTPUT_TOKENS
+    most = asked if isinstance(asked, int) and asked > 0 else untrusted_json.MODEL_OUTPUT_TOKENS
     if left is not None and most > left - tokens:
         most = max(1, left - tokens)
         if not stream:

@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from ocf.events import input_limits
-from ocf.events.input_limits import InvalidJson, parse_json
+from ocf.events import untrusted_json
 from ocf.events.redaction import Redactor, StreamRedactor
+from ocf.events.untrusted_json import InvalidJson, parse_json
 from ocf.functions.execute.model_proxy import gemini
 
 #: Fields of the API formats that hold the model's text; anything else is left unchanged.
@@ -64,7 +64,7 @@ def _body(event: bytes) -> Any:  # noqa: ANN401 - JSON of another program
     if len(lines) != 1:
         return None
     try:
-        return parse_json(lines[0][5:], input_limits.MODEL_ANSWER, "an event of the model's answer")
+        return parse_json(lines[0][5:], untrusted_json.MODEL_ANSWER, "an event of the model's answer")
     except InvalidJson:
         return None
 

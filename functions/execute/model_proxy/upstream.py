@@ -17,11 +17,11 @@ from functools import lru_cache
 import httpcore2
 import httpx2
 
-from ocf.events import input_limits
+from ocf.events import untrusted_json
 from ocf.events.errors import InvalidEvent
-from ocf.events.input_limits import Inflater, parse_json
 from ocf.events.lifecycle import Reason
 from ocf.events.ports import Clock
+from ocf.events.untrusted_json import Inflater, parse_json
 from ocf.functions.core.checked_network import CheckedNetwork, refuse_forbidden
 
 #: Temporary statuses: timeouts, too many requests, server errors (529 is Anthropic's "overloaded").
@@ -247,7 +247,7 @@ async def raw_body(response: Answer) -> AsyncIterator[bytes]:
         return
     if encoding not in ("gzip", "x-gzip", "deflate"):
         raise Unusable(f"content encoding {_shown(encoding)}, though it was asked for none")
-    inflater = Inflater(input_limits.MODEL_INFLATED, "the model's answer")
+    inflater = Inflater(untrusted_json.MODEL_INFLATED, "the model's answer")
     async for data in response.stream:
         try:
             for piece in inflater.feed(data):
@@ -262,17 +262,17 @@ async def _head_of(response: Answer) -> bytes:
     try:
         async for piece in raw_body(response):
             body += piece
-            if len(body) >= input_limits.MODEL_ERROR.bytes:
+            if len(body) >= untrusted_json.MODEL_ERROR.bytes:
                 break
     except (*BROKEN, Unusable):
         return bytes(body)
-    return bytes(body[: input_limits.MODEL_ERROR.bytes])
+    return bytes(body[: untrusted_json.MODEL_ERROR.bytes])
 
 
 def _error_message(body: bytes) -> str:
     """Return the provider's own message, shortened for display. The caller redacts it."""
     try:
-        error = parse_json(body, input_limits.MODEL_ERROR, "the error").get("error")
+        error = parse_json(body, untrusted_json.MODEL_ERROR, "the error").get("error")
         text = error.get("message") if isinstance(error, dict) else error
     except (InvalidEvent, AttributeError):
         return ""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ocf.events import input_limits
-from ocf.events.input_limits import InvalidJson, parse_json
+from ocf.events import untrusted_json
 from ocf.events.output import Usage
+from ocf.events.untrusted_json import InvalidJson, parse_json
 from ocf.functions.execute.model_proxy import gemini
 from ocf.functions.models.catalog import Wire
 
@@ -117,7 +117,7 @@ class UsageMeter:
             OverLimit: it exceeds `limits.MODEL_ANSWER`.
         """
         try:
-            answer = parse_json(body, input_limits.MODEL_ANSWER, "the model's answer")
+            answer = parse_json(body, untrusted_json.MODEL_ANSWER, "the model's answer")
         except InvalidJson:
             return
         self.finished = True
@@ -142,7 +142,9 @@ class UsageMeter:
         self._remainder += data
         end = self._remainder.rfind(b"\n\n", seen) + 2
         if end == 1:
-            input_limits.check_size(len(self._remainder), input_limits.MODEL_ANSWER, "an event of the model's answer")
+            untrusted_json.check_size(
+                len(self._remainder), untrusted_json.MODEL_ANSWER, "an event of the model's answer"
+            )
             return b""
         ready = bytes(self._remainder[:end])
         del self._remainder[:end]
@@ -177,7 +179,7 @@ class UsageMeter:
             return False
         try:
             body = parse_json(
-                event[event.index(b"data:") + 5 :], input_limits.MODEL_ANSWER, "an event of the model's answer"
+                event[event.index(b"data:") + 5 :], untrusted_json.MODEL_ANSWER, "an event of the model's answer"
             )
         except InvalidJson:
             return False

@@ -11,7 +11,7 @@ import os
 import resource
 
 from ocf.functions.core import syscalls
-from ocf.functions.execute.sandbox import process_tree
+from ocf.functions.execute.sandbox import procfs
 
 _LOWEST, _NORMAL = 19, 0
 
@@ -30,7 +30,7 @@ def lower_self() -> None:
 
 def raise_tree(root: int) -> None:
     """Give every process below `root` normal priority; those that have ended or never were idle are left alone."""
-    for pid in process_tree.sample(root).pids:
+    for pid in procfs.sample(root).pids:
         try:
             threads = [int(thread) for thread in os.listdir(f"/proc/{pid}/task")]
             idle = [thread for thread in threads if os.sched_getscheduler(thread) == os.SCHED_IDLE]

@@ -24,7 +24,7 @@ from ocf.events.errors import OcfError
 from ocf.events.lifecycle import Reason
 from ocf.functions.core import syscalls
 from ocf.functions.execute.sandbox import policy as sandbox
-from ocf.functions.execute.sandbox import process_tree
+from ocf.functions.execute.sandbox import procfs
 from ocf.functions.execute.sandbox.agent_host_client import AgentHost, HostGone, HostUser, Owner
 
 TAIL_LINES = 50
@@ -185,17 +185,17 @@ class AgentProcess:
         An estimate that takes 0.3 ms (PSS takes 20 ms per OpenCode): private pages of all processes, and the shared
         pages of the process that has most of them. The supervisor enforces the limit and measures more closely then.
         """
-        return int(self._figures.get("memory", 0)) if self._polling else process_tree.sample(self.pid).memory
+        return int(self._figures.get("memory", 0)) if self._polling else procfs.sample(self.pid).memory
 
     def process_count(self) -> int:
         """Return the number of processes in the tree, zombies included, without the supervisor."""
-        return int(self._figures.get("processes", 0)) if self._polling else len(process_tree.sample(self.pid).pids)
+        return int(self._figures.get("processes", 0)) if self._polling else len(procfs.sample(self.pid).pids)
 
     def cpu_wait_seconds(self) -> float:
         """Return how long the tree has waited for a CPU so far."""
         if self._polling:
             return self._figures.get("cpu_wait", 0.0)
-        return process_tree.cpu_wait_seconds(process_tree.sample(self.pid).pids)
+        return procfs.cpu_wait_seconds(procfs.sample(self.pid).pids)
 
     @property
     def ended(self) -> bool:
@@ -207,8 +207,8 @@ class AgentProcess:
         if self._polling:
             return int(self._figures.get("unlinked_open", 0))
         ids = None if self._user is None else self._user.ids
-        pids = process_tree.sample(self.pid).pids
-        return syscalls.call_as_fs_user(ids, lambda: process_tree.unlinked_open_bytes(pids))
+        pids = procfs.sample(self.pid).pids
+        return syscalls.call_as_fs_user(ids, lambda: procfs.unlinked_open_bytes(pids))
 
     async def output_read(self) -> None:
         """Wait until both outputs are read to their end."""
@@ -261,7 +261,7 @@ class AgentProcess:
         if self._user is not None and self._user.exclusive:
             await self._user.end_processes()
             await self._user.without_processes()
-        while (left := process_tree.with_variable(self._mark)) and time.monotonic() - began < _ORPHAN_SECONDS:
+        while (left := procfs.with_variable(self._mark)) and time.monotonic() - began < _ORPHAN_SECONDS:
             killed.update(left)
             for pid in left:
                 with suppress(ProcessLookupError):

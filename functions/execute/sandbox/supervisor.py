@@ -20,7 +20,7 @@ import signal
 import time
 
 from ocf.functions.core import syscalls
-from ocf.functions.execute.sandbox import confine, filesystem_view, idle_priority, process_tree, socket_memory
+from ocf.functions.execute.sandbox import confine, filesystem_view, idle_priority, procfs, socket_memory
 
 TYPE_CHECKING = False  # `typing`, `socket` and `dataclasses` would double the time that this program takes to start
 if TYPE_CHECKING:
@@ -121,13 +121,13 @@ class Supervisor:
 
     def _count(self) -> None:
         """Report figures that the function cannot see from another process namespace."""
-        tree = process_tree.sample(os.getpid())
+        tree = procfs.sample(os.getpid())
         self._report(
             event="figures",
             memory=tree.memory,
             processes=len(tree.pids),
-            cpu_wait=process_tree.cpu_wait_seconds(tree.pids),
-            unlinked_open=process_tree.unlinked_open_bytes(tree.pids),
+            cpu_wait=procfs.cpu_wait_seconds(tree.pids),
+            unlinked_open=procfs.unlinked_open_bytes(tree.pids),
         )
 
     def _start(self) -> str:
@@ -178,7 +178,7 @@ class Supervisor:
     def _over_limit(self) -> bool:
         """Kill the tree if it has too many processes or too much memory; return whether it was killed."""
         processes, memory = self._job["max_processes"], self._job["max_memory_bytes"]
-        tree = process_tree.sample(os.getpid(), at_most=processes)
+        tree = procfs.sample(os.getpid(), at_most=processes)
         reason, value, limit = "", 0, 0
         if len(tree.pids) > processes:
             reason, value, limit = "processes", len(tree.pids), processes
@@ -193,18 +193,18 @@ class Supervisor:
         self._report(event="exit", code=self._code if self._code is not None else -9, killed=killed, left=left)
         return True
 
-    def _memory(self, tree: process_tree.Sample, limit: int) -> int:
+    def _memory(self, tree: procfs.Sample, limit: int) -> int:
         """Return the tree's memory in bytes, kernel memory included, measured only as closely as the limit needs."""
-        files = FILE_BYTES * process_tree.open_files(tree.pids)
+        files = FILE_BYTES * procfs.open_files(tree.pids)
         most = tree.rss + files + tree.tables
         if most + socket_memory.upper_bound(self._buffer_bytes) <= limit:
             return most
-        kernel_bytes = files + process_tree.page_tables(tree.pids) + self._in_sockets(tree)
+        kernel_bytes = files + procfs.page_tables(tree.pids) + self._in_sockets(tree)
         if tree.rss + kernel_bytes <= limit:
             return tree.rss + kernel_bytes
-        return process_tree.pss(tree.pids) + kernel_bytes
+        return procfs.pss(tree.pids) + kernel_bytes
 
-    def _in_sockets(self, tree: process_tree.Sample) -> int:
+    def _in_sockets(self, tree: procfs.Sample) -> int:
         began = time.monotonic()
         if began < self._next_socket_scan:
             return self._socket_bytes
@@ -213,10 +213,10 @@ class Supervisor:
             if user is not None and self._job["exclusive"]:
                 self._socket_bytes = socket_memory.buffer_bytes(None, user[0])
             else:
-                self._socket_bytes = socket_memory.buffer_bytes(process_tree.socket_inodes(tree.pids), None)
+                self._socket_bytes = socket_memory.buffer_bytes(procfs.socket_inodes(tree.pids), None)
         except OSError:
             # The kernel does not report it: the maximum counts.
-            self._socket_bytes = self._buffer_bytes * len(process_tree.socket_inodes(tree.pids))
+            self._socket_bytes = self._buffer_bytes * len(procfs.socket_inodes(tree.pids))
         now = time.monotonic()
         self._next_socket_scan = now + (now - began) / SOCKET_SCAN_SHARE
         return self._socket_bytes
@@ -250,7 +250,7 @@ class Supervisor:
             if self._reaped > count:
                 count, alive_at = self._reaped, now
             elif now > alive_at + STUCK_SECONDS:
-                left = len(process_tree.sample(os.getpid()).pids)
+                left = len(procfs.sample(os.getpid()).pids)
                 break
             if now >= kill_at:
                 if self._scoped:
@@ -264,9 +264,9 @@ class Supervisor:
 
     def _sweep(self, seen: set[int]) -> None:
         """Kill once without signal scoping. Stopped processes do not fork, so a bomb runs out of runners."""
-        pids = process_tree.sample(os.getpid()).pids
+        pids = procfs.sample(os.getpid()).pids
         seen.update(pids)
-        for group in process_tree.groups(pids) - {0, 1, os.getpgrp()}:
+        for group in procfs.groups(pids) - {0, 1, os.getpgrp()}:
             # Atomic within the group. Groups never span sessions, and the agent's session is its own.
             _send(os.killpg, group, signal.SIGKILL)
         for one in (signal.SIGSTOP, signal.SIGKILL):

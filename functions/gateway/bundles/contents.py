@@ -7,12 +7,12 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from ocf.events.archived_record import EVENTS, MANIFEST
+from ocf.events.archive_manifest import EVENTS, MANIFEST
 from ocf.events.base_model import Model
 from ocf.events.errors import InvalidEvent
-from ocf.events.execution_input import INPUT, INPUT_CONVERSATION, TREE_BYTES
-from ocf.events.input_limits import KIB, MIB, JsonLimit, parse_json
-from ocf.functions.recording.lines import NAME as RECORDING
+from ocf.events.input_manifest import INPUT, INPUT_CONVERSATION, TREE_BYTES
+from ocf.events.untrusted_json import KIB, MIB, JsonLimit, parse_json
+from ocf.functions.recording.line_types import NAME as RECORDING
 
 VERSION = 1
 INDEX, OUTPUT, PATCH, TREE = "bundle.json", "output.ndjson.gz", "workspace.patch", "input.tar.zst"

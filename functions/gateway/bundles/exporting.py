@@ -12,15 +12,15 @@ from dataclasses import replace
 from typing import Any, BinaryIO
 
 from ocf.events import dataref
-from ocf.events.archived_record import EVENTS, MANIFEST
+from ocf.events.archive_manifest import EVENTS, MANIFEST
 from ocf.events.base_model import REMOVED
 from ocf.events.envelope import of_line
 from ocf.events.errors import InvalidEvent, NotYetKnown
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.gzip_ndjson import DamagedArchive, split_lines
-from ocf.events.input_limits import EVENT, JsonLimit, parse_json
 from ocf.events.ports import ObjectInfo, ObjectStore
-from ocf.events.refs import ExecutionRef
-from ocf.functions.core.stored_objects import read_input, stored_tree
+from ocf.events.untrusted_json import EVENT, JsonLimit, parse_json
+from ocf.functions.core.object_deletion import read_input, stored_tree
 from ocf.functions.gateway.bundles.contents import (
     INDEX,
     LIMITS,

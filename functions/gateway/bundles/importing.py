@@ -17,15 +17,15 @@ from typing import Any, BinaryIO
 
 from pydantic import ValidationError
 
-from ocf.events.archived_record import EVENTS, MANIFEST
+from ocf.events.archive_manifest import EVENTS, MANIFEST
 from ocf.events.errors import InvalidEvent
-from ocf.events.execution_input import INPUT, INPUT_CONVERSATION, TREE_BYTES, ExecutionInput
 from ocf.events.execution_record import Record
-from ocf.events.input_limits import ARCHIVE_LINE, EVENT, MIB, STORED_CONVERSATION, JsonLimit, parse_json
+from ocf.events.execution_ref import ExecutionRef
+from ocf.events.input_manifest import INPUT, INPUT_CONVERSATION, TREE_BYTES, ExecutionInput
 from ocf.events.output import Chunk, Usage
 from ocf.events.ports import ObjectStore
-from ocf.events.refs import ExecutionRef
-from ocf.functions.core.stored_objects import delete_execution, input_key, input_user
+from ocf.events.untrusted_json import ARCHIVE_LINE, EVENT, MIB, STORED_CONVERSATION, JsonLimit, parse_json
+from ocf.functions.core.object_deletion import delete_execution, input_key, input_user
 from ocf.functions.database.store import History
 from ocf.functions.gateway.bundles.contents import (
     INDEX,
@@ -37,8 +37,8 @@ from ocf.functions.gateway.bundles.contents import (
     Index,
     read_index,
 )
-from ocf.functions.recording import reading
-from ocf.functions.recording.lines import NAME as RECORDING
+from ocf.functions.recording import recorded_calls_reader
+from ocf.functions.recording.line_types import NAME as RECORDING
 from ocf.functions.workspace import InvalidWorkspace, Limits, tree_digest
 from ocf.functions.workspace.archive_reading import ExactReader, next_header, unpack_tree
 from ocf.functions.workspace.safe_tree import remove_tree
@@ -89,8 +89,8 @@ def _check(bundle: Path, folder: Path, ref: ExecutionRef, stop: threading.Event)
             _check_output(files[OUTPUT])
         if RECORDING in files:
             with files[RECORDING].open("rb") as recording:
-                reading.read(recording)
-    except reading.InvalidRecording as error:
+                recorded_calls_reader.read(recording)
+    except recorded_calls_reader.InvalidRecording as error:
         raise BadBundle(f"{RECORDING}: {error}") from None
     return Checked(index, manifest, record, files, given)
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ocf.events import input_limits, subjects, trace_context
+from ocf.events import subjects, trace_context, untrusted_json
 from ocf.events.envelope import JSON, STRUCTURED, Event, decode
 from ocf.events.errors import InvalidEvent
 from ocf.functions.gateway.context import Gateway
@@ -26,7 +26,7 @@ def decoded(headers: Mapping[str, str], body: bytes) -> list[Event]:
     if media_type != BATCH:
         plain = media_type == JSON and "ce-specversion" not in headers
         return [decode({"content-type": STRUCTURED} if plain else headers, body)]
-    events = input_limits.parse_json(body, input_limits.REQUEST, "batch")
+    events = untrusted_json.parse_json(body, untrusted_json.REQUEST, "batch")
     if not isinstance(events, list) or len(events) > MAX_BATCH:
         raise InvalidEvent(f"batch: must be a list of at most {MAX_BATCH} events")
     found = []

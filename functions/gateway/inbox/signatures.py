@@ -11,7 +11,7 @@ import binascii
 import hmac
 from collections.abc import Iterable, Mapping
 
-from ocf.functions.gateway.inbox.hooks import HookKind
+from ocf.functions.gateway.inbox.hook_store import HookKind
 
 #: Seconds by which the signed time of a Standard Webhook may differ from now.
 TOLERANCE = 300

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ocf.events.refs import ExecutionRef
+from ocf.events.execution_ref import ExecutionRef
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.auth import Principal
 from ocf.functions.gateway.bundles.contents import BUNDLE_BYTES, BadBundle

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from ocf.events.base_model import Model, ProjectId
 from ocf.events.fact_payloads import FieldError
-from ocf.events.forge_fields import ApiUrl, CredentialName, ForgeKind
+from ocf.events.task_forge_fields import ApiUrl, CredentialName, ForgeKind
 from ocf.functions.forges.credentials import Credential
 from ocf.functions.forges.http import ForgeRefused
 from ocf.functions.gateway import response_schemas

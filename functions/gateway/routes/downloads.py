@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Query
 from starlette.responses import Response, StreamingResponse
 
 from ocf.events import envelope, subjects
-from ocf.events.archived_record import EVENTS
+from ocf.events.archive_manifest import EVENTS
 from ocf.events.errors import InvalidEvent
 from ocf.events.output import ChunkType
 from ocf.events.ports import Message

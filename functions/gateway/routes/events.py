@@ -11,18 +11,18 @@ from starlette.responses import Response
 from ocf.events import subjects
 from ocf.events.envelope import Event, decode
 from ocf.events.errors import InvalidEvent
-from ocf.events.input_limits import INBOX, parse_json
+from ocf.events.untrusted_json import INBOX, parse_json
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.auth import refused
 from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw, too_large
-from ocf.functions.gateway.inbox.hooks import Hook, HookKind, Hooks, unknown
+from ocf.functions.gateway.inbox.hook_store import Hook, HookKind, Hooks, unknown
 from ocf.functions.gateway.inbox.publishing import decoded, publish
 from ocf.functions.gateway.inbox.signatures import signed
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.request_body import StrictRoute, read_bytes
-from ocf.functions.rules.forge_events import forge_event
+from ocf.functions.rules.forge_cloudevents import forge_event
 from ocf.functions.rules.rulebook import RuleFailed, execution_id, view
-from ocf.functions.rules.submits import was_submitted
+from ocf.functions.rules.submit_publisher import was_submitted
 
 router = APIRouter(tags=["events"], route_class=StrictRoute)
 

@@ -13,7 +13,7 @@ from ocf.events.base_model import Model, ProjectId
 from ocf.events.fact_payloads import FieldError
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw
-from ocf.functions.gateway.inbox.hooks import HookKind, Hooks, unknown
+from ocf.functions.gateway.inbox.hook_store import HookKind, Hooks, unknown
 from ocf.functions.gateway.problems import Problem, invalid
 from ocf.functions.gateway.request_body import StrictRoute, documented, read
 from ocf.functions.gateway.routes.events import Project, Source

@@ -7,9 +7,9 @@ import uuid
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import State
 from ocf.events.optional_task_fields import Rerun
-from ocf.events.refs import ExecutionRef
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import Execution, Gw, Trace
 from ocf.functions.gateway.problems import Problem

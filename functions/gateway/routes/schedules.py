@@ -17,7 +17,7 @@ from ocf.functions.gateway.request_body import JSON, StrictRoute, documented, re
 from ocf.functions.gateway.routes.triggers import Name, checked_task
 from ocf.functions.rules.cron import Cron, InvalidCron
 from ocf.functions.rules.rule_state import EventRef, RuleStates
-from ocf.functions.rules.schedules import Overlap, Schedule, Schedules, StoredSchedule, state_name
+from ocf.functions.rules.schedule_store import Overlap, Schedule, Schedules, StoredSchedule, state_name
 
 router = APIRouter(tags=["schedules"], route_class=StrictRoute)
 

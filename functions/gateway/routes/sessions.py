@@ -15,13 +15,13 @@ from pydantic import ValidationError
 from ocf.events.base_model import SessionId
 from ocf.events.command_payloads import SessionAttach, SessionCommand, SessionDestroy, SessionDetach
 from ocf.events.envelope import decode, parse
+from ocf.events.execution_ref import SessionRef
 from ocf.events.fact_payloads import SessionCreated, SessionRejected
 from ocf.events.ports import Entry, Message
-from ocf.events.refs import SessionRef
 from ocf.events.session_record import Session
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw, Trace
-from ocf.functions.gateway.history import decode_cursor, encode_cursor
+from ocf.functions.gateway.execution_listing import decode_cursor, encode_cursor
 from ocf.functions.gateway.problems import Problem, invalid
 from ocf.functions.gateway.request_body import StrictRoute, documented, read, read_optional
 from ocf.functions.gateway.request_schemas import AttachSession, CreateSession

@@ -23,8 +23,8 @@ from ocf.events import subjects
 from ocf.events.base_model import ExecutionId
 from ocf.events.envelope import timestamp
 from ocf.events.errors import OcfError, Retry
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.ports import Message
-from ocf.events.refs import ExecutionRef
 from ocf.events.reorder import GapTimer, Line, line_in, seek
 from ocf.functions.gateway.auth import Principal
 from ocf.functions.gateway.context import AskedProject, ExecutionHandle, Gateway, gateway_of

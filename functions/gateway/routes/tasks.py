@@ -17,13 +17,13 @@ from ocf.events import subjects
 from ocf.events.base_model import ExecutionId, SessionId
 from ocf.events.command_payloads import Cancel, Cleanup, PushResult, Reply
 from ocf.events.errors import Conflict
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import FieldError
 from ocf.events.lifecycle import State
-from ocf.events.refs import ExecutionRef
 from ocf.functions.database.reading import Filter
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import AskedProject, Caller, Execution, Gateway, Gw, Trace, caller_of, gateway_of
-from ocf.functions.gateway.history import decode_cursor
+from ocf.functions.gateway.execution_listing import decode_cursor
 from ocf.functions.gateway.problems import Problem, invalid
 from ocf.functions.gateway.request_body import JSON, StrictRoute, Time, documented, read, read_optional
 from ocf.functions.gateway.request_schemas import Answer, CancelTask, CleanupScope, ExecuteTask

@@ -13,13 +13,13 @@ from starlette.responses import Response
 from ocf.events.fact_payloads import FieldError
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw
-from ocf.functions.gateway.dependencies import Sealer
+from ocf.functions.gateway.gateway_deps import Sealer
 from ocf.functions.gateway.inbox.publishing import decoded
 from ocf.functions.gateway.problems import Problem, explain, invalid
 from ocf.functions.gateway.request_body import JSON, StrictRoute, documented, read, read_bytes
 from ocf.functions.gateway.request_schemas import ExecuteTask
 from ocf.functions.gateway.sealed_secrets import seal_task
-from ocf.functions.rules import polling
+from ocf.functions.rules import poll_schedule
 from ocf.functions.rules.rule import InvalidRule, Rule, compile_condition, compile_texts, replace_texts
 from ocf.functions.rules.rule_state import RuleStates
 from ocf.functions.rules.rulebook import MAX_RULES, CompiledRule, execution_id, view
@@ -57,7 +57,7 @@ async def put(request: Request, gateway: Gw, caller: Caller) -> Response:
         raise Problem(409, "too-many-rules", f"project {project} has {MAX_RULES} rules; delete one")
     rule = body.model_copy(update={"task": task, "project_id": project})
     new = await gateway.rulebook.put(rule, project)
-    await polling.arm(gateway.deps.bus, rule, project, gateway.deps.clock.now())
+    await poll_schedule.arm(gateway.deps.bus, rule, project, gateway.deps.clock.now())
     return Response(rule.model_dump_json(exclude_unset=True), 201 if new else 200, media_type=JSON)
 
 
@@ -104,7 +104,7 @@ async def delete(gateway: Gw, caller: Caller, name: Name, project_id: AskedProje
     project = caller.project_or(project_id, _default(gateway))
     if not await gateway.rulebook.delete(project, name):
         raise _unknown(name)
-    await polling.disarm(gateway.deps.bus, project, name)
+    await poll_schedule.disarm(gateway.deps.bus, project, name)
     return {"name": name}
 
 
@@ -143,6 +143,6 @@ async def _shown(gateway: Gateway, found: CompiledRule) -> dict[str, Any]:
     shown: dict[str, Any] = found.rule.model_dump(mode="json", exclude_unset=True)
     shown |= state.model_dump(mode="json", include={"matched", "last_event", "refused"})
     if found.rule.poll is not None:
-        polled = await polling.read_state(gateway.deps.triggers, found.project, found.rule.name)
+        polled = await poll_schedule.read_state(gateway.deps.triggers, found.project, found.rule.name)
         shown["polled"] = None if polled is None else polled.model_dump(mode="json", include={"polled_at", "problem"})
     return shown | ({"problem": found.broken} if found.broken else {})

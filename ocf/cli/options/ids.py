@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ocf.events.client.outage import CallFailed
+from ocf.events.client.gateway_retry import CallFailed
 from ocf.events.client.pages import items_of
 
 if TYPE_CHECKING:

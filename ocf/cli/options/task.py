@@ -62,7 +62,7 @@ def text(data: bytes) -> str:
 def read_object(name: str) -> dict[str, Any]:
     """Return the object in a JSON file. Raises ValueError."""
     from ocf.events.errors import InvalidEvent
-    from ocf.events.input_limits import REQUEST, parse_json
+    from ocf.events.untrusted_json import REQUEST, parse_json
 
     try:
         body = parse_json(read_input(name, REQUEST.bytes), REQUEST, name)

@@ -16,7 +16,7 @@ from ocf.events.base_model import Model
 from ocf.events.command_payloads import Cleanup, SessionCreate
 from ocf.events.command_publisher import publish_command
 from ocf.events.envelope import new_event
-from ocf.functions.core import schedules
+from ocf.functions.core import cleanup_schedules
 from ocf.functions.core.system_clock import SystemClock
 from tests.support.stack import Project, Stack, running_stack, until
 
@@ -29,7 +29,7 @@ async def command(project: Project, type_: str, data: Model) -> None:
 
 
 async def evict(project: Project, execution: str) -> None:
-    system = {"project_id": subjects.SYSTEM_PROJECT, "execution_id": schedules.EVICTION.entity}
+    system = {"project_id": subjects.SYSTEM_PROJECT, "execution_id": cleanup_schedules.EVICTION.entity}
 
     async def left() -> bool:
         await command(project, "dev.ocf.task.cleanup.v1", Cleanup(**system, scope="eviction"))

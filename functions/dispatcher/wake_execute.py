@@ -1,0 +1,87 @@
+"""Wakes the function `execute` when a submit arrives, so that its pod starts beside the one of `submit`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import httpx2
+import structlog
+
+from ocf.events.command_publisher import NATS_SUBJECT
+from ocf.events.envelope import Event
+from ocf.events.ports import Clock
+from ocf.events.subjects import project_of
+from ocf.functions.dispatcher.delivery_result import DeliveryResult
+from ocf.functions.dispatcher.http_target import Target
+
+log = structlog.get_logger()
+
+#: Seconds between two requests, and until one is given up.
+_EVERY, _TIMEOUT = 1.0, 60.0
+
+
+class Wake:
+    """Sends `GET /health` to a function that may have no pod. One request at a time, and at most one per second.
+
+    A waiting request is demand for Knative's autoscaler: a further one would start a further pod.
+
+    Args:
+        url: The function's URL.
+        http: The client.
+        clock: The clock.
+    """
+
+    def __init__(self, url: str, http: httpx2.AsyncClient, clock: Clock) -> None:
+        self._url = f"{url.rstrip('/')}/health"
+        self._http = http
+        self._clock = clock
+        self._not_before = 0.0
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Send a request, unless the last one is not answered yet or was sent within the last second."""
+        now = self._clock.monotonic()
+        if now >= self._not_before and (self._task is None or self._task.done()):
+            self._not_before = now + _EVERY
+            self._task = asyncio.create_task(self._request())
+
+    def stop(self) -> None:
+        """Break the request off: a delivery takes its place, and the pod that it waits for."""
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _request(self) -> None:
+        try:
+            await self._http.get(self._url, timeout=_TIMEOUT)
+        except httpx2.HTTPError as error:
+            # The delivery itself wakes the function as well.
+            log.info("function not woken", action="dispatch.not_woken", reason=str(error) or type(error).__name__)
+
+
+class WakingTarget:
+    """The target of submits, which wakes `execute` if `has_room` says that the project may have an execution."""
+
+    def __init__(self, target: Target, wake: Wake, has_room: Callable[[str], bool]) -> None:
+        self._target = target
+        self._wake = wake
+        self._has_room = has_room
+
+    async def post(self, event: Event) -> DeliveryResult:
+        """Deliver the submit."""
+        if self._has_room(project_of(event.extensions[NATS_SUBJECT]) or ""):
+            self._wake.start()
+        return await self._target.post(event)
+
+
+class WokenTarget:
+    """The target of executions: the first delivery takes the place of the request that wakes."""
+
+    def __init__(self, target: Target, wake: Wake) -> None:
+        self._target = target
+        self._wake = wake
+
+    async def post(self, event: Event) -> DeliveryResult:
+        """Deliver the execution."""
+        self._wake.stop()
+        return await self._target.post(event)

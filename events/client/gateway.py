@@ -199,6 +199,8 @@ class GatewayClient:
             Unreachable: nothing answers.
             CallFailed: the gateway refused.
         """
+        if {"", ".", ".."} & set(path.split("/")[1:]) or {"?", "#"} & set(path):
+            raise CallFailed(f"{method} {path}: an id or a name has no ?, # or /, and is not empty")
         # A call names the project itself where its path or its body does not.
         named = not path.startswith(("/tasks", "/sessions")) or (isinstance(body, dict) and "project_id" in body)
         query = {"project_id": None if named else self.address.project, **query}

@@ -49,6 +49,15 @@ async def test_a_call_is_not_repeated_with_the_same_token() -> None:
     assert sent == ["first"]
 
 
+@pytest.mark.parametrize("name", ["", "..", "a/../b", "a?x=1", "a#x"])
+async def test_a_name_that_would_be_another_address_is_refused(name: str) -> None:
+    """Nothing is sent: the call would be one for something else."""
+    gateway, sent = client(["first"], "first")
+    with pytest.raises(CallFailed, match="an id or a name"):
+        await gateway.call("DELETE", f"/triggers/{name}")
+    assert sent == []
+
+
 async def test_a_connection_asks_once_for_its_address() -> None:
     """A context's token command, which may ask its user something, runs once."""
     looks: list[str] = []

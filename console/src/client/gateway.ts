@@ -109,15 +109,15 @@ export class Gateway {
 
   /** All sessions of the project, newest first. */
   async listSessions(): Promise<readonly SessionRecord[]> {
-    const all: SessionRecord[] = [];
+    const all = new Map<string, SessionRecord>(); // the newest may be in two pages
     let cursor: string | undefined;
     do {
       const query = { limit: MOST_SESSIONS, cursor };
       const page = await this.#json<{ items: SessionRecord[]; next?: string | null }>("GET", "/sessions", { query });
-      all.push(...page.items);
+      for (const session of page.items) all.set(session.session_id, all.get(session.session_id) ?? session);
       cursor = page.next ?? undefined;
     } while (cursor !== undefined);
-    return all;
+    return [...all.values()];
   }
 
   /** Attaches a client, which prevents expiry of the session. */

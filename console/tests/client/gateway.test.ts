@@ -62,10 +62,10 @@ test("a project that the caller names is the one that is sent, once", async () =
   ]);
 });
 
-test("all sessions are listed, page by page", async () => {
+test("all sessions are listed, page by page, each once", async () => {
   const calls = sent((url) =>
     url.searchParams.has("cursor")
-      ? { items: [{ session_id: "s-2" }], next: null }
+      ? { items: [{ session_id: "s-1" }, { session_id: "s-2" }], next: null }
       : { items: [{ session_id: "s-1" }], next: "c" },
   );
   expect((await gateway.listSessions()).map((one) => one.session_id)).toEqual(["s-1", "s-2"]);

@@ -49,6 +49,8 @@ def _turn(caller: Principal) -> Iterator[None]:
         yield
     finally:
         _UNDER_WAY[caller.allowance] -= 1
+        if not _UNDER_WAY[caller.allowance]:
+            del _UNDER_WAY[caller.allowance]
 
 
 class _Bundle(StreamingResponse):

@@ -14,7 +14,7 @@ from typing import Any
 
 from faults.check import TERMINAL, Violation
 from faults.history_reader import History, Story
-from faults.hostile import HOSTILE
+from faults.hostile_load import HOSTILE
 
 #: As many executions as the load has kinds.
 ROUND = 8

@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx2
 
-from faults import hostile
+from faults import hostile_load
 from faults.check import Ledger
 from faults.system import System
 from ocf.events.adapters.nats.bus import NatsBus
@@ -76,7 +76,7 @@ class Load:
         self._store = store
         self._every = 1 / rate
         self._kinds = itertools.cycle(KINDS)
-        self._wishes, self._storm = hostile.requests(), hostile.storm()
+        self._wishes, self._storm = hostile_load.requests(), hostile_load.storm()
         self._over_gateway = itertools.cycle((True, False, False, True, True))
         self._tasks: set[asyncio.Task[None]] = set()
         self._open: dict[str, Client] = {}
@@ -123,7 +123,7 @@ class Load:
             execution = str(uuid.uuid4())
             self._start(self._one(self._caller(), execution, *what))
             self._start(self._poison(*next(self._storm)))
-            if number % hostile.EVERY == 0 and self._count_open(hostile.HOSTILE) < MAX_HOSTILE:
+            if number % hostile_load.EVERY == 0 and self._count_open(hostile_load.HOSTILE) < MAX_HOSTILE:
                 self._start(self._hostile(execution))
             if number % _SESSION_EVERY == 0:
                 self._start(self._session(self._caller(), destroy=next(destroyed)))
@@ -131,8 +131,8 @@ class Load:
 
     def _count_open(self, project: str | None = None) -> int:
         """Count the open executions of a project; of all but the hostile tenant when it is None."""
-        hostiles = sum(key.startswith(f"{hostile.HOSTILE}/") for key in self._open)
-        return hostiles if project == hostile.HOSTILE else len(self._open) - hostiles
+        hostiles = sum(key.startswith(f"{hostile_load.HOSTILE}/") for key in self._open)
+        return hostiles if project == hostile_load.HOSTILE else len(self._open) - hostiles
 
     async def _close(self) -> None:
         """Take the executions that have ended, or were deleted, out of the open ones."""
@@ -181,9 +181,9 @@ class Load:
         """A hostile tenant's execution, under the id of an honest one."""
         wish = next(self._wishes)
         body = {**wish, "prompt": f"[[steps]] {json.dumps(wish['prompt'])}"}
-        client = self._system.client(self._bus, hostile.HOSTILE, self._store)
+        client = self._system.client(self._bus, hostile_load.HOSTILE, self._store)
         caller = _Caller(self._http, client, False, self.refused)
-        key = f"{hostile.HOSTILE}/{execution}"
+        key = f"{hostile_load.HOSTILE}/{execution}"
         if await self._until_taken(lambda: caller.submit(execution, body), f"submit {key}"):
             self._accepted(caller.client, execution)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.measurement import Options, Row, Target
-from faults.hostile import KINDS
+from faults.hostile_load import KINDS
 from ocf.events import subjects
 from ocf.events.output import Chunk, ChunkType
 from tests.support.faulty_model import CHUNKED, Exchange, FaultyModel, delta

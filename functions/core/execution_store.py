@@ -26,7 +26,7 @@ from ocf.events.fact_payloads import Failed, Outcome, Rejected
 from ocf.events.lifecycle import EXECUTION, AttemptStep, Reason, State, Step
 from ocf.events.ports import Bucket, Bus, Clock, Entry, ObjectStore
 from ocf.functions.core import compare_and_set
-from ocf.functions.core.ended_executions import EndedExecutions
+from ocf.functions.core.evicted_executions import EndedExecutions
 from ocf.functions.core.open_executions import OpenExecutions
 from ocf.functions.observability import metrics
 

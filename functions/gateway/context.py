@@ -25,7 +25,7 @@ from ocf.events.execution_record import Record
 from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import State
 from ocf.events.untrusted_json import KIB, MIB
-from ocf.functions.core.ended_executions import EndedExecutions
+from ocf.functions.core.evicted_executions import EndedExecutions
 from ocf.functions.gateway.auth import Authenticator, Principal
 from ocf.functions.gateway.execution_listing import Listing, unrecorded
 from ocf.functions.gateway.gateway_deps import GatewayDeps

@@ -24,7 +24,7 @@ from ocf.functions.rules.rule_state import ALL_RULES, EventRef, RuleStates
 from ocf.functions.rules.rulebook import CompiledRule, RuleBook, RuleFailed, execution_id, view
 from ocf.functions.rules.submit_publisher import publish_submit, was_submitted
 from ocf.functions.settings.settings import Settings
-from ocf.functions.trigger import actors, guards
+from ocf.functions.trigger import actors, rule_limits
 from ocf.functions.trigger.follow_up_sessions import FollowUps
 from ocf.functions.trigger.polls import Polls
 from ocf.functions.trigger.tick_handler import Ticks
@@ -111,7 +111,7 @@ async def _start(
     reason = await actors.refusal(rule, seen, parts.credentials)
     if reason is None:
         submit = compose(seen, execution)
-        reason = await guards.refusal(
+        reason = await rule_limits.refusal(
             rule,
             states,
             event,

@@ -18,7 +18,7 @@ from ocf.functions.rules.rule_state import EventRef, Limits, RuleState, RuleStat
 from ocf.functions.rules.rulebook import CompiledRule, execution_id, view
 from ocf.functions.rules.schedule_store import TICK, Schedule, Schedules, state_name
 from ocf.functions.rules.submit_publisher import publish_cancel, publish_submit, was_submitted
-from ocf.functions.trigger.guards import forget_ended
+from ocf.functions.trigger.rule_limits import forget_ended
 
 _REMEMBERED = Limits(concurrent=1_000)
 

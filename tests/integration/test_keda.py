@@ -53,11 +53,11 @@ async def test_the_worker_takes_the_facts_that_the_scaler_counts(own_nats_server
     with (server.directory / "nats.conf").open("a") as config:
         config.write(f"\nhttp: 127.0.0.1:{port}\n")
     server.start()
-    shutil.copy(FOLDER / "worker.py", tmp_path)
+    shutil.copy(FOLDER / "example_worker.py", tmp_path)
     environ = {"PATH": os.environ["PATH"], "NATS_URL": server.url, "NATS_CREDS": str(server.backend_creds)}
 
     async def worker(*words: str) -> asyncio.subprocess.Process:
-        argv = (sys.executable, "worker.py", *words)
+        argv = (sys.executable, "example_worker.py", *words)
         return await asyncio.create_subprocess_exec(*argv, cwd=tmp_path, env=environ, stdout=asyncio.subprocess.PIPE)
 
     assert await (await worker("create")).wait() == 0

@@ -16,7 +16,7 @@ from ocf.events.execution_ref import ExecutionRef
 from ocf.events.input_manifest import INPUT, ExecutionInput
 from ocf.events.ports import ObjectInfo
 from ocf.functions.core.object_deletion import delete_execution, input_key, input_user
-from ocf.functions.execute.inputs.input_keeper import InputKeeper
+from ocf.functions.execute.inputs.input_snapshot import InputKeeper
 from tests.support.clock import ManualClock
 from tests.support.handlers import archive
 from tests.support.parts import PROJECT, bench

@@ -13,7 +13,7 @@ from ocf.events.execution_record import Record
 from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import State
 from ocf.events.optional_task_fields import ResolvedRerun
-from ocf.functions.execute.attempt.rerun import Rerun
+from ocf.functions.execute.attempt.rerun_from_recording import Rerun
 from ocf.functions.recording.line_types import NAME, VERSION, Head, Inputs
 from ocf.functions.recording.recorded_calls_reader import Recording
 from ocf.functions.workspace import InvalidWorkspace

@@ -1,5 +1,5 @@
 import { lazy, type ReactNode, Suspense, useRef } from "react";
-import { asText } from "../model/as-text";
+import { asText } from "../model/transcript-as-text";
 import { ErrorBoundary } from "../ui/error-boundary";
 import { CopyButton, Skeleton } from "../ui/parts";
 import { SearchBox, useSearch } from "./search-filter";

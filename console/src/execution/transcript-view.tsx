@@ -1,8 +1,8 @@
 import { type ReactNode, useRef, useState } from "react";
 import type { Task } from "../api/types";
 import { useKeys, useNow } from "../hooks";
-import { asText } from "../model/as-text";
 import { duration } from "../model/format";
+import { asText } from "../model/transcript-as-text";
 import type { Severity, Summary } from "../model/transcript-rows";
 import { href } from "../router";
 import { CopyButton, Empty, Skeleton } from "../ui/parts";

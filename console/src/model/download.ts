@@ -1,5 +1,5 @@
 import type { Chunk } from "../stream";
-import { asText } from "./as-text";
+import { asText } from "./transcript-as-text";
 import type { Row } from "./transcript-rows";
 
 /** Hands a file to the reader. The page has all of it: what is downloaded is what is shown. */

@@ -5,7 +5,7 @@ import { useAction, useNow, usePolled } from "../hooks";
 import { ago, plural } from "../model/format";
 import { href } from "../router";
 import { Icon } from "../ui/icons";
-import { JsonForm } from "../ui/json-form";
+import { JsonForm } from "../ui/json-text-form";
 import { CardSkeletons, Confirm, Empty, Failure } from "../ui/parts";
 import { ProjectField, useProject } from "../ui/project";
 

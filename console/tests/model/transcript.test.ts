@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
-import { asText } from "../../src/model/as-text";
 import { Transcript } from "../../src/model/transcript";
+import { asText } from "../../src/model/transcript-as-text";
 import type { Row } from "../../src/model/transcript-rows";
 import type { Chunk } from "../../src/stream";
 import { chunk } from "../stream/helpers";

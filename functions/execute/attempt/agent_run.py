@@ -26,7 +26,7 @@ from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
 from ocf.functions.execute.attempt.output_publisher import Ownership
 from ocf.functions.execute.attempt.preparation import Preparation, phase_draft
-from ocf.functions.execute.attempt.rerun import open_model
+from ocf.functions.execute.attempt.rerun_from_recording import open_model
 from ocf.functions.execute.attempt.spans import RunSpans
 from ocf.functions.execute.attempt.stop_signal import StopReason
 from ocf.functions.execute.attempt.watchdog import Activity

@@ -25,13 +25,13 @@ from ocf.functions.execute.agent.opencode_api import STRUCTURED_TOOL, FilePart
 from ocf.functions.execute.agent.opencode_model import AgentModel
 from ocf.functions.execute.agent.warm_server import WarmServer
 from ocf.functions.execute.attempt.artifacts import CONVERSATION
-from ocf.functions.execute.attempt.rerun import Rerun, inputs_of, open_rerun
+from ocf.functions.execute.attempt.rerun_from_recording import Rerun, inputs_of, open_rerun
 from ocf.functions.execute.attempt.setup_script import WorkspaceSetup
 from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.execute.egress_proxy import EgressProxy, Refused, rules
 from ocf.functions.execute.inputs.definitions import of_repository
-from ocf.functions.execute.inputs.input_keeper import InputKeeper
+from ocf.functions.execute.inputs.input_snapshot import InputKeeper
 from ocf.functions.execute.inputs.mcp import InvalidHeader, remote_routes, start_servers
 from ocf.functions.execute.inputs.output_check import with_schema
 from ocf.functions.execute.inputs.task_inputs import TaskInputs

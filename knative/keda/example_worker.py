@@ -1,7 +1,7 @@
 """A worker on the durable consumer `completed-worker` of OCF_EVENTS: replace `handle` with your own work.
 
-worker.py create    create the consumer, which KEDA asks for, and end
-worker.py           handle facts until SIGTERM; the one in hand is finished
+example_worker.py create    create the consumer, which KEDA asks for, and end
+example_worker.py           handle facts until SIGTERM; the one in hand is finished
 """
 
 import asyncio

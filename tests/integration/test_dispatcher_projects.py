@@ -410,6 +410,9 @@ async def test_a_consumer_that_somebody_removed_is_made_again_where_it_was(bus: 
         for number in (1, 2):
             await publish(bus, SUBMIT, "a")
             await until(lambda number=number: len(heard.executions) == number)
+        async with asyncio.timeout(10):
+            while (await bus.js.consumer_info(SUBMIT.stream, "submit-a")).num_ack_pending:
+                await asyncio.sleep(0.02)
         await bus.js.delete_consumer(SUBMIT.stream, "submit-a")
         later = await publish(bus, SUBMIT, "a")
         await until(lambda: later in heard.at)

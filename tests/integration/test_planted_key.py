@@ -230,7 +230,7 @@ async def test_a_planted_key_is_nowhere(tmp_path: Path) -> None:
                     worker.send_signal(signal.SIGABRT)
                 for end, execution in ids.items():
                     record = await project.archived(execution, 90)
-                    assert (record.reason or record.state) == end, record
+                    assert (record.reason or record.state) == end, record.message or record
                 assert provider.keys == {KEY}
                 await until(lambda: _some(provider), what="traces")
                 found += [one async for one in stored(project, list(ids.values()))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -70,6 +70,16 @@ class Problem(Exception):
 
 #: Maximum of explained fields; a body can have a hundred thousand wrong ones, and each takes time.
 _EXPLAINED = 50
+
+
+def check_count(project: str, what: str, names: Collection[str], name: str | None, most: int) -> None:
+    """Refuse a further `what` (plural) of a project that has `most`; `name` of `names` is replaced, None is new.
+
+    Raises:
+        Problem: 409, there are too many.
+    """
+    if len(names) >= most and name not in names:
+        raise Problem(409, f"too-many-{what}", f"project {project} has {most} {what}; delete one")
 
 
 def invalid(found: Sequence[FieldError]) -> Problem:

@@ -236,7 +236,7 @@ async def test_a_backlog_tells_what_nobody_was_given_from_what_is_not_settled(bu
 async def test_a_consumer_begins_where_it_was_told_and_keeps_to_it(bus: Bus) -> None:
     """Messages before `start` are not for it. Opened again with another start it stays as it is, and says so.
 
-    It is told up to where all messages are acknowledged.
+    Its state has the sequence up to which all messages are acknowledged.
     """
     project, _ = ids()
     sent = [await bus.publish(subjects.command("cancel", project, str(uuid.uuid4())), b"x", {}) for _ in range(3)]

@@ -20,7 +20,7 @@ LOCK = Path(__file__).parents[2] / "functions/execute/npm/package-lock.json"
 
 
 def test_the_catalog_is_that_of_the_pinned_opencode() -> None:
-    """Who renews the lock renews the catalog: `scripts/model_catalog.py`."""
+    """The catalog is of the pinned OpenCode; `scripts/model_catalog.py` renews it after a change of the lock."""
     pinned = json.loads(LOCK.read_text())["packages"]["node_modules/opencode-linux-x64"]["version"]
     assert catalog.opencode_version() == pinned
 

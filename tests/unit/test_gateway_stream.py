@@ -80,7 +80,7 @@ async def test_of_an_archived_execution_the_archive_is_streamed() -> None:
 
 @pytest.mark.parametrize("watched", [False, True])
 async def test_an_execution_that_has_left_nats_is_streamed_from_its_archive(watched: bool) -> None:
-    """All chunks, `end` and a regular close: for who comes later, and for who missed the end of a run."""
+    """A viewer gets all chunks, `end` and a regular close, whether it comes later or missed the end of the run."""
     world = World(GatewaySettings(heartbeat=0.05))
     await world.archive(3)
     record = await world.record(last_sequence=3, **({} if watched else {"state": State.COMPLETED}))

@@ -95,17 +95,15 @@ class Lease:
     async def keep_alive(self, attempt: int) -> None:
         """Renew the lease until it is lost. After an unexpected error nobody renews it, so it counts as lost."""
         try:
-            while await self._renew_after(RENEW_EVERY, attempt):
-                pass
+            renewed = True
+            while renewed:
+                await self._clock.sleep(RENEW_EVERY)
+                renewed = await self._renew(attempt)
         except Exception as error:
             # The message is omitted: it may quote the record.
             log.error("lease not renewed", action="lease.failed", key=self._key, error=type(error).__name__)
         self.lost.set()
         self._changed.set()
-
-    async def _renew_after(self, seconds: float, attempt: int) -> bool:
-        await self._clock.sleep(seconds)
-        return await self._renew(attempt)
 
     async def _renew(self, attempt: int) -> bool:
         sent_at = self._clock.monotonic()

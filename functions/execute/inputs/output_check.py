@@ -43,7 +43,7 @@ def json_in(text: str) -> object:
 
 
 def _last_fenced(text: str) -> str:
-    """Return the last fenced block of JSON or of no language; empty when there is none. Takes linear time."""
+    """Return the last fenced block that is JSON or names no language, else an empty text. The time is linear."""
     found, opened, json_or_none = "", -1, False
     for fence in _FENCE.finditer(text):
         language = fence[1].strip()

@@ -211,7 +211,7 @@ def reject_forbidden(wire: Wire, elided: Elided, body: Mapping[str, Any], allowe
             raise BadRequest(f"{name}: {why}")
     for name in ("tools", CONVERSATION[wire]):
         value = body.get(name)
-        # A provider may read what is not checked here, one object as a list of one.
+        # Some providers accept one object in place of a list, and the checks below read lists.
         if value is not None and not isinstance(value, list) and not (name == "input" and isinstance(value, str)):
             raise BadRequest(f"{name}: a list is needed{', or a text' * (name == 'input')}")
     for number, kind in _provider_tools(wire, body.get("tools")):

@@ -417,14 +417,15 @@ async def start_process(
     try:
         async with asyncio.timeout(_START_SECONDS):
             answer = await reader.readline()
-    except BaseException as error:
-        # Cancelled while starting, or too late: the closed link ends the tree.
+    except TimeoutError:
         writer.close()
-        if isinstance(error, TimeoutError):
-            supervisor.kill()
-            await supervisor.wait()
-            message = f"the agent's supervisor did not answer within {_START_SECONDS:g} s"
-            raise AgentNotReady(Reason.AGENT_ERROR, message) from None
+        supervisor.kill()
+        await supervisor.wait()
+        message = f"the agent's supervisor did not answer within {_START_SECONDS:g} s"
+        raise AgentNotReady(Reason.AGENT_ERROR, message) from None
+    except BaseException:
+        # Cancelled while starting: the closed link ends the tree.
+        writer.close()
         raise
     first: dict[str, Any] = json.loads(answer) if answer else {"event": "failed", "message": "its supervisor ended"}
     if first["event"] != "started":

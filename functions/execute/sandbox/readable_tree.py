@@ -1,7 +1,7 @@
 """Makes what an agent left readable: its folders and files may lack any permission bit.
 
 A change of a mode is also one of the ctime, by which a diff knows a file, so only what lacks the bits is changed. Every
-open is relative to a descriptor and follows no link. Standard library only, as `agent_host`, which uses it.
+open is relative to a descriptor and follows no link. Standard library only, as `agent_host_server`, which uses it.
 """
 
 from __future__ import annotations

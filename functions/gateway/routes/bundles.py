@@ -28,7 +28,7 @@ from ocf.functions.gateway.routes.downloads import start_stream
 router = APIRouter(tags=["bundles"], route_class=StrictRoute)
 
 MEDIA_TYPE = "application/x-tar"
-#: Imports and exports at once, of one caller and of all: each holds disk, or events in memory.
+#: Imports and exports at once, of one caller and of all: each holds disk.
 _OF_ONE, _OF_ALL = 1, 8
 #: Bytes per second below which a bundle is given up, after a grace: a slow peer would hold its turn for days.
 _RATE, _GRACE_SECONDS = 128 * 1024, 120.0

@@ -16,7 +16,7 @@ from ocf.functions.forges.credentials import Credential
 from ocf.functions.forges.http import ForgeRefused
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import AskedProject, Caller, Gw
-from ocf.functions.gateway.problems import Problem, invalid
+from ocf.functions.gateway.problems import Problem, check_count, invalid
 from ocf.functions.gateway.request_body import JSON, StrictRoute, documented, read
 from ocf.functions.gateway.sealed_secrets import need
 
@@ -111,8 +111,7 @@ async def create(request: Request, gateway: Gw, caller: Caller) -> Response:
     except ForgeRefused as error:
         raise invalid([FieldError(field="api_url", message=str(error))]) from None
     found = await gateway.deps.credentials.list(project)
-    if len(found) >= MAX_CREDENTIALS and all(one.name != made.name for one in found):
-        raise Problem(409, "too-many-credentials", f"project {project} has {MAX_CREDENTIALS} credentials; delete one")
+    check_count(project, "credentials", [one.name for one in found], made.name, MAX_CREDENTIALS)
     replaced = await gateway.deps.credentials.put(made)
     return Response(
         view.model_dump_json(exclude_none=True), 200 if replaced else 201, {"Cache-Control": "no-store"}, JSON

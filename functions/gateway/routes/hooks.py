@@ -14,7 +14,7 @@ from ocf.events.fact_payloads import FieldError
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw
 from ocf.functions.gateway.inbox.hook_store import HookKind, Hooks, unknown
-from ocf.functions.gateway.problems import Problem, invalid
+from ocf.functions.gateway.problems import check_count, invalid
 from ocf.functions.gateway.request_body import StrictRoute, documented, read
 from ocf.functions.gateway.routes.events import Project, Source
 
@@ -71,8 +71,7 @@ async def create(request: Request, gateway: Gw, caller: Caller) -> NewHook:
     project = caller.project_or(body.project_id, gateway.settings.default_project)
     if body.source is not None and body.kind != "knative":
         raise invalid([FieldError(field="source", message="is for kind knative only")])
-    if len(await _hooks(gateway).list_of(project)) >= MAX_HOOKS:
-        raise Problem(409, "too-many-hooks", f"project {project} has {MAX_HOOKS} hooks; delete one")
+    check_count(project, "hooks", [one.source for one in await _hooks(gateway).list_of(project)], None, MAX_HOOKS)
     source = body.source or body.kind
     return _made(request, project, body.kind, source, await _hooks(gateway).create(project, body.kind, source))
 

@@ -12,7 +12,7 @@ from ocf.events.errors import NotYetKnown
 from ocf.events.fact_payloads import FieldError
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw
-from ocf.functions.gateway.problems import Problem, invalid
+from ocf.functions.gateway.problems import Problem, check_count, invalid
 from ocf.functions.gateway.request_body import JSON, StrictRoute, documented, read
 from ocf.functions.gateway.routes.triggers import Name, checked_task
 from ocf.functions.rules.cron import Cron, InvalidCron
@@ -63,8 +63,7 @@ async def put(request: Request, gateway: Gw, caller: Caller) -> Response:
     task = checked_task(body.task, project, gateway.deps.keyring)
     schedule = body.model_copy(update={"task": task, "project_id": project})
     found = await _schedules(gateway).list_of(project)
-    if len(found) >= MAX_SCHEDULES and all(one.schedule.name != body.name for one in found):
-        raise Problem(409, "too-many-schedules", f"project {project} has {MAX_SCHEDULES} schedules; delete one")
+    check_count(project, "schedules", [one.schedule.name for one in found], body.name, MAX_SCHEDULES)
     new = await _schedules(gateway).put(schedule, project, gateway.deps.clock.now())
     return Response(schedule.model_dump_json(exclude_unset=True), 201 if new else 200, media_type=JSON)
 

@@ -15,7 +15,7 @@ from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.context import AskedProject, Caller, Gateway, Gw
 from ocf.functions.gateway.gateway_deps import Sealer
 from ocf.functions.gateway.inbox.publishing import decoded
-from ocf.functions.gateway.problems import Problem, explain, invalid
+from ocf.functions.gateway.problems import Problem, check_count, explain, invalid
 from ocf.functions.gateway.request_body import JSON, StrictRoute, documented, read, read_bytes
 from ocf.functions.gateway.request_schemas import ExecuteTask
 from ocf.functions.gateway.sealed_secrets import seal_task
@@ -53,8 +53,7 @@ async def put(request: Request, gateway: Gw, caller: Caller) -> Response:
     except InvalidRule as error:
         raise invalid(error.errors) from None
     rules = await gateway.rulebook.rules(project)
-    if len(rules) >= MAX_RULES and all(one.rule.name != body.name for one in rules):
-        raise Problem(409, "too-many-rules", f"project {project} has {MAX_RULES} rules; delete one")
+    check_count(project, "rules", [one.rule.name for one in rules], body.name, MAX_RULES)
     rule = body.model_copy(update={"task": task, "project_id": project})
     new = await gateway.rulebook.put(rule, project)
     await poll_schedule.arm(gateway.deps.bus, rule, project, gateway.deps.clock.now())

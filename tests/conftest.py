@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -12,6 +13,7 @@ from hypothesis import HealthCheck, settings
 
 from ocf.events.adapters.s3 import S3Config
 from tests.support.database import Postgres, postgres
+from tests.support.failure_report import stack_sections
 from tests.support.nats import NatsServer, running_nats
 from tests.support.stack import Stack, running_stack
 from tests.support.weed import running_weed
@@ -34,6 +36,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for tier in TIERS:
             if tier in item.path.parts:
                 item.add_marker(tier)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Generator[None, Any, Any]:
+    """A failed test that used a stack shows the stack's newest executions and the ends of its logs."""
+    report = yield
+    used = getattr(item, "funcargs", {}).get("stack")
+    if report.failed and used is not None:
+        answer = used if isinstance(used, dict) else used.answer
+        report.sections += stack_sections(Path(answer["data_dir"]), answer["gateway"])
+    return report
 
 
 @pytest.fixture(autouse=True)

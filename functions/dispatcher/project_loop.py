@@ -242,8 +242,10 @@ class ProjectLoop:
             self._free(project, slots - started)
         if found:
             own.active = self._clock.monotonic()
-            if len(found) == slots:
+            if len(found) >= slots:  # nats-py also returns what arrived after an earlier pull
                 own.rechecks = max(own.rechecks, rechecks)
+            elif rechecks:
+                self._pulls.schedule(project, _RECHECK_SECONDS, rechecks)
         elif found is None:
             await self._projects.reopen(own)
             self._pulls.schedule(project, 0.25, _RECHECKS)

@@ -142,6 +142,35 @@ async def test_run_joins_spare_boot_that_waits_for_idle_cores(plan: WarmServerCo
     await pool.close()
 
 
+@pytest.mark.parametrize(("waiting", "sent"), [(False, 2), (True, 1)])
+async def test_spare_boot_sends_its_second_prompt_while_no_run_waits(
+    plan: WarmServerConfig, monkeypatch: pytest.MonkeyPatch, waiting: bool, sent: int
+) -> None:
+    """The second throw-away prompt makes a later run quicker; a run that waits for it would pay for it."""
+    prompts, going_on = [], asyncio.Event()
+
+    class Counted(Agent):
+        async def run(self, prompt: str, emit: Any) -> Any:
+            prompts.append(prompt)
+            result = await super().run(prompt, emit)
+            await going_on.wait()
+            return result
+
+    monkeypatch.setattr(warm_server, "Agent", Counted)
+    pool = WarmPool(replace(plan, demand=going_on.set), SystemClock(), wanted=True)
+    pool.start()
+    async with asyncio.timeout(30):
+        while not prompts:
+            await asyncio.sleep(0.01)
+        if not waiting:
+            going_on.set()
+            await pool.wait_ready()
+        slot = await pool.acquire(plan.spec)
+    assert len(prompts) == sent
+    await slot.close()
+    await pool.close()
+
+
 async def test_a_run_in_a_shared_folder_waits_for_no_spare_boot(plan: WarmServerConfig, tmp_path: Path) -> None:
     """A spare boot has its turn when no run needs the processors; a run of the same worker must not wait for that."""
     one_at_a_time, requested = asyncio.Lock(), asyncio.Event()

@@ -56,6 +56,8 @@ class WarmPool:
         self._task: asyncio.Task[None] | None = None
         self._not_opening = asyncio.Event()
         self._not_opening.set()
+        #: Whether a run waits for the server that is being opened.
+        self._demanded = False
         self._opened = asyncio.Event()
 
     @property
@@ -133,6 +135,7 @@ class WarmPool:
     async def _join_opening(self) -> None:
         """Wait for the server that is being opened, if one is, and let it open as fast as one on demand."""
         if not self._not_opening.is_set():
+            self._demanded = True
             self._plan.demand()
         while not self._not_opening.is_set():
             # All that this process has started belongs to that server. Again, because it may only just start.
@@ -195,8 +198,9 @@ class WarmPool:
         spec = replace(self._plan.spec, models=tuple(self._models))
         self._known = frozenset(spec.models)
         self._not_opening.clear()
+        self._demanded = False
         try:
-            return await open_warm_server(self._plan, spec, self._clock, spare=True)
+            return await open_warm_server(self._plan, spec, self._clock, spare=True, demanded=lambda: self._demanded)
         finally:
             self._not_opening.set()
 

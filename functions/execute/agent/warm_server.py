@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 
 from ocf.events.lifecycle import Reason
@@ -39,7 +40,7 @@ from ocf.functions.workspace.threads import in_thread
 MakeBroker = Callable[[], Awaitable[ModelProxy]]
 
 BOOT_SECONDS = 120.0
-#: Throw-away prompts of a boot for which no run waits. The first one boots the directory; after the second the first
+#: Throw-away prompts of a boot while no run waits for it. The first one boots the directory; after the second the first
 #: word of a run comes a quarter sooner (ADR 0015), for half a second of idle processor time.
 _SPARE_PROMPTS = 2
 
@@ -134,6 +135,7 @@ async def open_warm_server(
     shared: Path | None = None,
     user: Owner | None = None,
     spare: bool = False,
+    demanded: Callable[[], bool] = lambda: False,
 ) -> WarmServer:
     """Start a server of `spec` (directory, home, user and proxy are replaced) and boot its empty directory.
 
@@ -144,6 +146,7 @@ async def open_warm_server(
         shared: a directory to use in place; it is not booted.
         user: its current owner, which the server then owns.
         spare: no run waits for it yet.
+        demanded: returns whether a run waits for the spare boot by now.
 
     Raises:
         AgentFailed: the server did not start or boot (AgentNotReady: not in time); nothing of it is left.
@@ -170,7 +173,7 @@ async def open_warm_server(
         async with plan.turn(spare) as idle:
             server = await AgentServer.start(replace(own, idle=idle and idle_priority.may_return()))
             if shared is None:
-                await _boot(server, clock, _SPARE_PROMPTS if spare else 1)
+                await _boot(server, clock, lambda sent: spare and sent < _SPARE_PROMPTS and not demanded())
             if server.spec.idle:
                 idle_priority.raise_tree(server.process.pid)
         if shared is None:
@@ -227,18 +230,23 @@ async def _remove_files(root: Path, user: Owner | None) -> None:
         await user.release()
 
 
-async def _boot(server: AgentServer, clock: Clock, prompts: int) -> None:
-    """Send throw-away prompts, each in a session of its own, and delete the sessions."""
+async def _boot(server: AgentServer, clock: Clock, another: Callable[[int], bool]) -> None:
+    """Send throw-away prompts, each in a session of its own, and delete the sessions.
+
+    `another` returns whether to send one more after so many.
+    """
 
     async def discard(draft: Draft) -> None:
         """Drop the draft."""
 
     try:
         async with asyncio.timeout(BOOT_SECONDS):
-            for _ in range(prompts):
+            for sent in count(1):
                 agent = Agent(server, PromptSpec(server.spec.models[0], title="boot"), clock)
                 await agent.run("ready?", discard)
                 await server.client.delete_session(agent.session_id)
+                if not another(sent):
+                    return
     except TimeoutError:
         raise server.not_ready(f"OpenCode did not boot its directory within {BOOT_SECONDS:g} s") from None
     except OpenCodeError as error:

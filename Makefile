@@ -113,7 +113,7 @@ soak: install ## random faults for MINUTES=30, and then as it was before
 
 .PHONY: gitea
 gitea: ## a real Gitea for tests/integration/test_gitea.py, built from its Go module (needs go; 10 CPU-minutes)
-	@scripts/gitea.sh
+	@scripts/build_gitea.sh
 
 .PHONY: cluster e2e cluster-down
 cluster: install ## a real Kubernetes with Knative on this machine, and the system in it (tests/cluster; as root)

@@ -18,9 +18,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from faults import nats_cluster, report, run, soak
+from faults import nats_cluster_run, report, run, soak
+from faults.fault_pairs import chosen
 from faults.inject import faketime
-from faults.matrix import chosen
 
 ROOT = Path(__file__).resolve().parents[1]
 _INSIDE = "OCF_FAULTS_INSIDE"
@@ -87,7 +87,7 @@ async def measured(asked: argparse.Namespace, seed: int) -> dict[str, Any]:
     if asked.soak:
         return await soak.soak(asked.soak, wanted)
     if asked.cluster:
-        return await nats_cluster.cluster(wanted)
+        return await nats_cluster_run.cluster(wanted)
     return await run.matrix(chosen(asked.only, quarter=asked.quarter, seed=seed, share=asked.share), wanted)
 
 

@@ -24,8 +24,8 @@ from typing import Any
 from faults.check_objects import wrong_objects
 from faults.check_rows import wrong_rows
 from faults.check_sessions import wrong_of_session
+from faults.fixed_answer_model import STREAMED
 from faults.history_reader import Fact, History, Letter, Story
-from faults.model_provider import STREAMED
 
 TERMINAL = ("completed", "failed", "cancelled", "timed_out")
 #: A worker that did not hear a cancel reads it in the stream every two seconds, and waits as long for an answer.

@@ -14,8 +14,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from faults.check_objects import wrong_objects
+from faults.fixed_answer_model import STREAMED
 from faults.history_reader import SessionStory, Story
-from faults.model_provider import STREAMED
 
 #: What a turn of the load says of the turns whose work it finds, its own counted.
 _KEPT = re.compile(r"\bkept (\d+)\b")

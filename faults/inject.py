@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 
 from faults.component import Part
-from faults.matrix import Pair
+from faults.fault_pairs import Pair
 from faults.system import EVENT_FUNCTIONS, EXECUTES, MONITOR, System
 
 _FAKETIME = "faketime/libfaketimeMT.so.1"

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from faults.matrix import FAULTS, VICTIMS
+from faults.fault_pairs import FAULTS, VICTIMS
 from scripts.generated_sections import between
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -22,9 +22,9 @@ from faults import check, gateway_probe, history_reader, history_rows
 from faults.check_run import wrong_of_run
 from faults.component import NotReady
 from faults.component_disk import unmount
+from faults.fault_pairs import Pair
 from faults.inject import Hurt, Injector
 from faults.load import Load
-from faults.matrix import Pair
 from faults.settle import leftovers, settle
 from faults.system import System, running
 from ocf.events.adapters.nats.bus import NatsBus

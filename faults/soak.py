@@ -12,8 +12,8 @@ from typing import Any
 
 import httpx2
 
+from faults.fault_pairs import ALL, Pair
 from faults.inject import Injector
-from faults.matrix import ALL, Pair
 from faults.run import Bench, Options, bench, one, say, verdict
 from faults.settle import settle
 from ocf.events import subjects

@@ -37,7 +37,7 @@ from ocf.stack import tools
 from ocf.stack.keys import Keys, write_private
 from ocf.stack.nats_config import nats_argv, nats_config
 from ocf.stack.ports import LOOPBACK
-from ocf.stack.seaweedfs import WEED_GRPC_PORTS, WEED_PORTS, s3_config, weed_argv
+from ocf.stack.seaweedfs_config import WEED_GRPC_PORTS, WEED_PORTS, s3_config, weed_argv
 
 ROOT = Path(__file__).resolve().parents[1]
 EVENT_FUNCTIONS = tuple(name for name in serve.FUNCTIONS if name != "execute")
@@ -162,7 +162,7 @@ class System:
         part.argv, part.farewell = lambda: database.argv(part.overrides.get("LD_PRELOAD")), signal.SIGINT
         self._add("model", disks["model"], (), self._python(), _MODEL, self.url("model", _MODEL))
         self.parts["model"].argv = lambda: (
-            sys.executable, "-m", "faults.model_provider", self.net.addresses["model"], str(_MODEL), self.model_key
+            sys.executable, "-m", "faults.fixed_answer_model", self.net.addresses["model"], str(_MODEL), self.model_key
         )  # fmt: skip
         for name in self.functions:
             target = name.split("-")[0]

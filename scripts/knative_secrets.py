@@ -60,7 +60,7 @@ from ocf.functions.runtime.nats_auth import (  # noqa: E402
 )
 from ocf.stack.keys import Keys, load_or_generate, make_private_dir, write_private  # noqa: E402
 from ocf.stack.nats_config import MAX_PAYLOAD  # noqa: E402
-from ocf.stack.seaweedfs import s3_config  # noqa: E402
+from ocf.stack.seaweedfs_config import s3_config  # noqa: E402
 
 _BACKUP_TTL = 86_400
 _PUBLIC_KEY_LENGTH = 56

@@ -23,7 +23,7 @@ from ocf.events.adapters.nats.bus import connect as connect_bus
 from ocf.events.archive_manifest import archived_record
 from ocf.events.base_model import Model
 from ocf.events.client.following import chunk_of, watch
-from ocf.events.client.sessions import SessionCalls
+from ocf.events.client.nats_sessions import SessionCalls
 from ocf.events.command_payloads import Cancel, Cleanup, Reply, Submit
 from ocf.events.command_publisher import publish_command
 from ocf.events.envelope import Event, decode, new_event

@@ -22,7 +22,7 @@ from ocf.functions.core.fencing_token import purge_output
 from ocf.functions.core.item_backoff import Isolation
 from ocf.functions.core.object_deletion import delete_execution
 from ocf.functions.database.store import CONSUMER, History
-from ocf.functions.settings.sink_rules import RETRIED_FOR, SINK_CONSUMERS
+from ocf.functions.settings.event_sinks import RETRIED_FOR, SINK_CONSUMERS
 
 log = structlog.get_logger()
 

@@ -6,7 +6,7 @@ import zlib
 from dataclasses import dataclass
 
 from ocf.functions.dispatcher.routes import backoff
-from ocf.functions.settings.sink_rules import SINK_PAUSES, SPREAD
+from ocf.functions.settings.event_sinks import SINK_PAUSES, SPREAD
 
 #: 401 and 403 mean that a process has a wrong token, and are not a fault of the event.
 _RETRIED = frozenset({401, 403, 404, 408, 409})

@@ -43,8 +43,8 @@ from ocf.functions.runtime import startup_probe
 from ocf.functions.runtime.bootstrap import Dependencies, build
 from ocf.functions.runtime.health import health_routes
 from ocf.functions.runtime.leader import Leader
+from ocf.functions.settings.event_sinks import KUBERNETES, check
 from ocf.functions.settings.settings import Settings, load_or_exit
-from ocf.functions.settings.sink_rules import KUBERNETES, check
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from ocf.events import subjects
 from ocf.events.event_types import TYPES
 from ocf.functions.dispatcher.routes import Route
-from ocf.functions.settings.sink_rules import SINK_CONSUMERS, Sink
+from ocf.functions.settings.event_sinks import SINK_CONSUMERS, Sink
 
 #: Events of one sink that may wait for a retry; later ones stay in the stream.
 _MAX_ACK_PENDING = 1_000

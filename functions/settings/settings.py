@@ -15,10 +15,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ocf.events.sealing import parse_key
 from ocf.events.subjects import PROJECT_PATTERN
-from ocf.functions.settings import host_rules, sink_rules
+from ocf.functions.settings import event_sinks, host_rules
 from ocf.functions.settings import retention_rules as retention
+from ocf.functions.settings.event_sinks import Sink
 from ocf.functions.settings.retention_rules import RetentionRule
-from ocf.functions.settings.sink_rules import Sink
 
 _Number = TypeVar("_Number", int, float)
 
@@ -422,13 +422,13 @@ class Settings(BaseSettings):
     @field_validator("event_sinks", mode="before")
     @classmethod
     def _sinks(cls, value: object) -> object:
-        return sink_rules.sinks(value) if isinstance(value, str) else value
+        return event_sinks.sinks(value) if isinstance(value, str) else value
 
     @field_validator("event_sink_secrets")
     @classmethod
     def _keys(cls, value: SecretStr | None) -> SecretStr | None:
         if value is not None:
-            sink_rules.keys(value.get_secret_value())
+            event_sinks.keys(value.get_secret_value())
         return value
 
     def history_url(self) -> str:
@@ -439,7 +439,7 @@ class Settings(BaseSettings):
     def event_sink_keys(self) -> Mapping[str, tuple[bytes, ...]]:
         """Return the keys of `EVENT_SINK_SECRETS` by the name of the sink."""
         secret = self.event_sink_secrets
-        return sink_rules.keys(secret.get_secret_value()) if secret is not None else {}
+        return event_sinks.keys(secret.get_secret_value()) if secret is not None else {}
 
 
 def of_project(table: Mapping[str, _Number], project: str) -> _Number | None:

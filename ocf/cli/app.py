@@ -15,7 +15,7 @@ from ocf.cli import (
     dlq,
     doctor,
     forge_credentials,
-    history,
+    history_rebuild,
     install,
     models,
     replay,
@@ -108,4 +108,4 @@ app.add_typer(triggers.app, name="trigger", rich_help_panel=_TASKS)
 app.add_typer(triggers.schedules, name="schedule", rich_help_panel=_TASKS)
 app.add_typer(triggers.hooks, name="hook", rich_help_panel=_TASKS)
 app.add_typer(dlq.app, name="dlq", rich_help_panel=_STACK)
-app.add_typer(history.app, name="history", rich_help_panel=_STACK)
+app.add_typer(history_rebuild.app, name="history", rich_help_panel=_STACK)

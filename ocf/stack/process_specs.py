@@ -18,7 +18,7 @@ from ocf.stack.keys import Keys
 from ocf.stack.nats_config import nats_argv
 from ocf.stack.ports import LOOPBACK
 from ocf.stack.processes import Spec
-from ocf.stack.seaweedfs import WEED_GRPC_PORTS, WEED_PORTS, weed_argv
+from ocf.stack.seaweedfs_config import WEED_GRPC_PORTS, WEED_PORTS, weed_argv
 
 PORTS = ("gateway", "execute", "dispatcher", "model", "nats", "nats_ws", *WEED_PORTS, *WEED_GRPC_PORTS)
 CONTROL = ("submit", "cancel", "cleanup", "session", "archive", "history", "trigger", "result", "gateway")

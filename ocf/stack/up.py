@@ -18,7 +18,7 @@ from ocf.stack.nats_config import nats_config
 from ocf.stack.ports import LOOPBACK, allocate, is_free
 from ocf.stack.process_specs import PORTS, Layout, Plan, fork_server_environment, settings_of, table
 from ocf.stack.processes import Child, StackFailed, exit_with_parent
-from ocf.stack.seaweedfs import s3_config
+from ocf.stack.seaweedfs_config import s3_config
 from ocf.stack.state import STATE, Running
 
 DEFAULT_GATEWAY_PORT = 3003

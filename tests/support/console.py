@@ -15,7 +15,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from ocf.stack.tools import node
 
@@ -30,6 +30,8 @@ QUIET = [
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 ]  # fmt: skip
 SECOND = 1_000
+# Playwright's five seconds are too few for a page on a machine with a load of 20.
+expect.set_options(timeout=30 * SECOND)
 
 
 def build() -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ocf.events.adapters.s3 import S3Config
 from ocf.stack.ports import allocate
-from ocf.stack.seaweedfs import WEED_GRPC_PORTS, WEED_PORTS, s3_config, weed_argv
+from ocf.stack.seaweedfs_config import WEED_GRPC_PORTS, WEED_PORTS, s3_config, weed_argv
 
 BUCKET = "test"
 

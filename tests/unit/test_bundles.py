@@ -25,7 +25,7 @@ from ocf.events.lifecycle import State
 from ocf.events.output import Usage
 from ocf.functions.core.object_deletion import delete_execution
 from ocf.functions.gateway.bundles import importing
-from ocf.functions.gateway.bundles.contents import LIMITS
+from ocf.functions.gateway.bundles.tar_format import LIMITS
 from ocf.functions.recording.line_types import Head, frame
 from ocf.functions.workspace import tree_digest
 from ocf.functions.workspace.threads import in_thread

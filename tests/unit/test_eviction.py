@@ -18,7 +18,7 @@ from ocf.events.lifecycle import State
 from ocf.events.ports import ConsumerSpec
 from ocf.functions.core import cleanup_schedules
 from ocf.functions.database.reading import Filter
-from ocf.functions.settings.sink_rules import RETRIED_FOR
+from ocf.functions.settings.event_sinks import RETRIED_FOR
 from tests.support.clock import ManualClock
 from tests.support.handlers import archive, cancel, cleanup, history, submit
 from tests.support.parts import PROJECT, Bench, bench

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from faults.check import Ledger, outcomes, violations
+from faults.fixed_answer_model import STREAMED
 from faults.history_reader import Fact, History, Letter, SessionStory, Story
-from faults.model_provider import STREAMED
 
 ID = "11111111-1111-1111-1111-111111111111"
 KEY = f"p/{ID}"

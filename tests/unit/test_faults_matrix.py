@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from faults.matrix import ALL, FAULTS, VICTIMS, chosen
+from faults.fault_pairs import ALL, FAULTS, VICTIMS, chosen
 
 
 def test_the_table_is_every_victim_by_every_fault() -> None:

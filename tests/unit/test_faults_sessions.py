@@ -10,8 +10,8 @@ import pytest
 
 from faults.check import Ledger, violations
 from faults.check_sessions import wrong_of_session
+from faults.fixed_answer_model import STREAMED
 from faults.history_reader import Fact, History, SessionStory, Story
-from faults.model_provider import STREAMED
 
 FIRST, SECOND = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
 World = tuple[SessionStory, list[Story]]

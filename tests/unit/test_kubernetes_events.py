@@ -13,7 +13,7 @@ from ocf.events.envelope import Event
 from ocf.functions.dispatcher.http_target import KubernetesEvents, described
 from ocf.functions.dispatcher.routes import Route
 from ocf.functions.dispatcher.sink_routes import routes
-from ocf.functions.settings.sink_rules import KUBERNETES, check, sinks
+from ocf.functions.settings.event_sinks import KUBERNETES, check, sinks
 
 WHEN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 

@@ -66,7 +66,7 @@ def series(text: str) -> tuple[str, frozenset[tuple[str, str]]]:
 def test_scraped_endpoints_exist() -> None:
     """Each PodMonitor's labels are those of pods that listen at its port (`user-port` is what Knative calls theirs)."""
     named = {"function": "services.yaml", "dispatcher": "dispatcher.yaml"}
-    for monitor in yaml.safe_load_all((RULES.parent / "servicemonitor.yaml").read_text()):
+    for monitor in yaml.safe_load_all((RULES.parent / "podmonitor.yaml").read_text()):
         wanted = monitor["spec"]["selector"]["matchLabels"]
         [endpoint] = monitor["spec"]["podMetricsEndpoints"]
         pods = list(

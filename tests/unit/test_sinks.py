@@ -24,8 +24,8 @@ from ocf.functions.dispatcher.delivery_result import SinkResult
 from ocf.functions.dispatcher.http_target import Webhook, retry_after, sign
 from ocf.functions.dispatcher.main import selected_routes
 from ocf.functions.dispatcher.routes import ROUTES
+from ocf.functions.settings.event_sinks import SINK_PAUSES, Sink, check, keys, sinks
 from ocf.functions.settings.settings import Settings
-from ocf.functions.settings.sink_rules import SINK_PAUSES, Sink, check, keys, sinks
 from tests.support.clock import ManualClock
 
 KEY = bytes(range(24))

@@ -9,4 +9,4 @@ export * from "../stream";
 export type * from "./api-types";
 export type * as events from "./event-types";
 export { type Download, Gateway, type GatewayOptions, type ListedRule, type SessionRecord } from "./gateway";
-export { Backend, type BackendOptions, type Connection, connectBackend, NotStored } from "./nats-backend";
+export { Backend, type BackendOptions, type Connection, connectBackend, NotStored } from "./nats-commands";

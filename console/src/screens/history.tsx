@@ -5,9 +5,9 @@ import { useNow, useRows } from "../hooks";
 import { day, plural, words } from "../model/format";
 import { href, replace, useRoute } from "../router";
 import { STATES, TERMINAL_STATES } from "../stream";
+import { ExecutionCard } from "../ui/execution-card";
 import { Icon } from "../ui/icons";
 import { CardSkeletons, Empty, Failure } from "../ui/parts";
-import { TaskCard } from "../ui/task-card";
 
 const PAGE = 50;
 const TIMES: Readonly<Record<string, [string, number]>> = {
@@ -233,7 +233,7 @@ function List(props: {
         return (
           <Fragment key={task.execution_id}>
             {(!before || day(before.submitted_at, now) !== title) && <h2 className="cards-day">{title}</h2>}
-            <TaskCard task={task} now={now} />
+            <ExecutionCard task={task} now={now} />
           </Fragment>
         );
       })}

@@ -1,6 +1,6 @@
 import { expect, test } from "vitest";
 import { chunksOf } from "../../src/client/chunk-iterator";
-import { Backend, type Connection, NotStored } from "../../src/client/nats-backend";
+import { Backend, type Connection, NotStored } from "../../src/client/nats-commands";
 import type { Chunk, Watch } from "../../src/stream";
 
 const ID = "0b5f2f0e-6a3b-4c1e-9d70-3a6f7b1c2d3e";

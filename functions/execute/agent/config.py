@@ -152,7 +152,7 @@ def configuration(spec: ServerSpec) -> dict[str, object]:
         "share": "disabled",
         "autoupdate": False,
         # A commit of the whole tree before and after each step: half of a turn's processor time (ADR 0015). Changes
-        # are found by the attempt itself (`ocf.functions.execute.attempt.progress`).
+        # are found by the attempt itself (`ocf.functions.execute.attempt.record_progress`).
         "snapshot": False,
         "lsp": False,
         "formatter": False,

@@ -31,8 +31,8 @@ from ocf.functions.execute.attempt.spans import RunSpans
 from ocf.functions.execute.attempt.stop_signal import StopReason
 from ocf.functions.execute.attempt.watchdog import Activity
 from ocf.functions.execute.context import WorkerContext
+from ocf.functions.execute.inputs.agent_inputs import prompt_text
 from ocf.functions.execute.inputs.output_check import check_output, json_in
-from ocf.functions.execute.inputs.task_inputs import prompt_text
 from ocf.functions.execute.model_proxy import Hooks, ModelProxyFailure
 from ocf.functions.execute.sandbox.agent_host_client import HostUser
 from ocf.functions.execute.sandbox.process import AgentFailed

@@ -20,7 +20,7 @@ from ocf.events.output import ChunkType, Draft
 from ocf.events.ports import Bus, Clock, Message
 from ocf.functions.execute.attempt.agent_run import FOLLOW_UP, AgentRun
 from ocf.functions.execute.attempt.output_publisher import Publisher
-from ocf.functions.execute.attempt.progress import Progress
+from ocf.functions.execute.attempt.record_progress import Progress
 from ocf.functions.execute.attempt.stop_signal import StopReason, StopSignal
 from ocf.functions.execute.attempt.watchdog import Activity
 

@@ -26,7 +26,7 @@ from ocf.functions.execute.attempt.agent_run import AgentRun
 from ocf.functions.execute.attempt.command_listener import agent_status
 from ocf.functions.execute.attempt.lease import Lease
 from ocf.functions.execute.attempt.output_publisher import Publisher
-from ocf.functions.execute.attempt.progress import Progress
+from ocf.functions.execute.attempt.record_progress import Progress
 from ocf.functions.execute.attempt.stop_signal import StopReason, StopSignal, failed
 from ocf.functions.observability import tracing
 from ocf.functions.publishing.archived_result import ended, publish_archived

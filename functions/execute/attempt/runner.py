@@ -31,7 +31,7 @@ from ocf.functions.execute.attempt.command_listener import POLL_SECONDS, Command
 from ocf.functions.execute.attempt.finalize import FLUSH_SECONDS, AttemptEnd, end_archived, ending_on_error, unexpected
 from ocf.functions.execute.attempt.lease import Lease
 from ocf.functions.execute.attempt.output_publisher import OutputLimit, Publisher, without_lone_surrogates
-from ocf.functions.execute.attempt.progress import Progress
+from ocf.functions.execute.attempt.record_progress import Progress
 from ocf.functions.execute.attempt.stop_signal import Released, StopReason, StopSignal, failed
 from ocf.functions.execute.sandbox.process import AgentNotReady
 from ocf.functions.observability import metrics

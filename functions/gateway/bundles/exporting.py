@@ -21,7 +21,7 @@ from ocf.events.gzip_ndjson import DamagedArchive, split_lines
 from ocf.events.ports import ObjectInfo, ObjectStore
 from ocf.events.untrusted_json import EVENT, JsonLimit, parse_json
 from ocf.functions.core.object_deletion import read_input, stored_tree
-from ocf.functions.gateway.bundles.contents import (
+from ocf.functions.gateway.bundles.tar_format import (
     INDEX,
     LIMITS,
     TREE,

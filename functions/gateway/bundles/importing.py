@@ -27,7 +27,7 @@ from ocf.events.ports import ObjectStore
 from ocf.events.untrusted_json import ARCHIVE_LINE, EVENT, MIB, STORED_CONVERSATION, JsonLimit, parse_json
 from ocf.functions.core.object_deletion import delete_execution, input_key, input_user
 from ocf.functions.database.store import History
-from ocf.functions.gateway.bundles.contents import (
+from ocf.functions.gateway.bundles.tar_format import (
     INDEX,
     INDEX_BYTES,
     LIMITS,

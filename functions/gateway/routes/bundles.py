@@ -17,9 +17,9 @@ from starlette.types import Receive, Scope, Send
 from ocf.events.execution_ref import ExecutionRef
 from ocf.functions.gateway import response_schemas
 from ocf.functions.gateway.auth import Principal
-from ocf.functions.gateway.bundles.contents import BUNDLE_BYTES, BadBundle
 from ocf.functions.gateway.bundles.exporting import export
 from ocf.functions.gateway.bundles.importing import check, discard, store_checked
+from ocf.functions.gateway.bundles.tar_format import BUNDLE_BYTES, BadBundle
 from ocf.functions.gateway.context import AskedProject, Caller, Execution, Gw, too_large
 from ocf.functions.gateway.problems import Problem
 from ocf.functions.gateway.request_body import StrictRoute

@@ -1,6 +1,6 @@
 """A model provider that says the same thing to everybody who shows the right key.
 
-python -m faults.model_provider PORT KEY
+python -m faults.fixed_answer_model PORT KEY
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from faults.fault_pairs import Pair
 from faults.inject import Injector
-from faults.matrix import Pair
 from faults.run import Options, bench, one, verdict
 
 _FAULTS = ("kill9", "kill9", "kill9", "cut", "stop", "restart", "full")

@@ -9,7 +9,7 @@ import { Icon } from "./icons";
 import { Progress, StateMark, tone } from "./parts";
 
 /** One execution in a list: what it is, how it stands, what it cost. The whole card leads to it. */
-export function TaskCard({ task, now }: { task: Task; now: number }): ReactNode {
+export function ExecutionCard({ task, now }: { task: Task; now: number }): ReactNode {
   const ended = TERMINAL_STATES.has(task.status);
   const waiting = Boolean(task.waiting || task.waiting_for) && !ended;
   const from = Date.parse(task.started_at ?? task.submitted_at);

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Coroutine
+from contextlib import suppress
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -33,3 +34,17 @@ async def run_together(*work: Coroutine[Any, Any, T]) -> list[T]:
         return list(await asyncio.gather(*tasks))
     finally:
         await cancel_and_wait(tasks)
+
+
+async def wait_for_cleanup(*tasks: asyncio.Future[Any]) -> None:
+    """Wait until all have ended, however they end; when cancelled, cancel each once and wait for its cleanup."""
+    try:
+        await asyncio.wait(tasks)
+    except asyncio.CancelledError:
+        left = {task for task in tasks if not task.done()}
+        for task in left:
+            task.cancel()
+        while left:
+            with suppress(asyncio.CancelledError):  # `cancel_and_wait` cancels again
+                _, left = await asyncio.wait(left)
+        raise

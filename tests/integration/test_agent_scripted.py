@@ -14,8 +14,9 @@ from ocf.events import untrusted_json
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType
 from ocf.functions.execute.agent.agent import PromptSpec
+from ocf.functions.execute.agent.opencode_api import OpenCodeError
 from ocf.functions.execute.agent.server import AgentServer
-from ocf.functions.execute.sandbox.process import AgentFailed
+from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
 from tests.support.agents import MODEL, SCRIPTED, Runner
 from tests.support.clock import ManualClock
 
@@ -52,6 +53,38 @@ async def test_a_conversation_that_is_not_there_is_not_begun_anew(runner: Runner
     with pytest.raises(AgentFailed, match="does not have the session's conversation"):
         await runner.run("go on", PromptSpec(MODEL, resume_session="ses_gone"))
     assert runner.heard.drafts == []
+
+
+@pytest.mark.parametrize("call", ["create_session", "events"])
+async def test_a_server_that_does_not_answer_before_the_prompt_is_not_ready(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    """On a crowded machine a first call can be late. The agent has done nothing, so another attempt may follow."""
+    agent = await runner.agent()
+    monkeypatch.setattr("ocf.functions.execute.agent.agent._EXIT_SECONDS", 0.1)
+
+    def late(*arguments: object) -> None:
+        raise OpenCodeError(f"{call}: ReadTimeout")
+
+    monkeypatch.setattr(agent.server.client, call, late)
+    with pytest.raises(AgentNotReady, match=f"OpenCode does not answer: {call}: ReadTimeout"):
+        await agent.run("do it", runner.heard.emit)
+
+
+async def test_a_server_that_does_not_answer_after_the_prompt_fails(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent may have done something, which another attempt would do again."""
+    agent = await runner.agent()
+    monkeypatch.setattr("ocf.functions.execute.agent.agent._EXIT_SECONDS", 0.1)
+
+    async def late(*arguments: object) -> None:
+        raise OpenCodeError("POST: ReadTimeout")
+
+    monkeypatch.setattr(agent.server.client, "resync", late)
+    with pytest.raises(AgentFailed, match="OpenCode does not answer: POST: ReadTimeout") as failure:
+        await agent.run("do it", runner.heard.emit)
+    assert not isinstance(failure.value, AgentNotReady)
 
 
 async def test_a_stream_that_closes_in_mid_turn_loses_nothing(runner: Runner) -> None:

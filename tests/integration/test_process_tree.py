@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -323,6 +324,48 @@ async def test_a_supervisor_that_does_not_answer_is_given_up(monkeypatch: pytest
     with pytest.raises(AgentNotReady, match=r"did not answer within 0\.2 s"):
         await start_process(spec("pass"))
     assert set(procfs.sample(os.getpid()).pids) <= before
+
+
+async def test_a_supervisor_whose_pipes_stay_open_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that hangs in the kernel keeps the pipes of the supervisor that was given up."""
+    boot = "import subprocess, time; subprocess.Popen(['sleep', '600']); time.sleep(600)"
+    monkeypatch.setattr("ocf.functions.execute.sandbox.process._BOOT", boot)
+    monkeypatch.setattr("ocf.functions.execute.sandbox.process._START_SECONDS", 3.0)
+    monkeypatch.setattr("ocf.functions.execute.sandbox.process._ANSWER_SECONDS", 0.2)
+    before, open_files = set(_sleeping()), len(os.listdir("/proc/self/fd"))
+    async with asyncio.timeout(20):
+        with pytest.raises(AgentNotReady, match=r"did not answer within 3 s"):
+            await start_process(spec("pass"))
+    for pid in set(_sleeping()) - before:
+        os.kill(pid, signal.SIGKILL)
+    async with asyncio.timeout(20):
+        while len(os.listdir("/proc/self/fd")) > open_files:
+            await asyncio.sleep(0.01)
+
+
+def test_an_agent_that_has_not_begun_dies_with_its_supervisor() -> None:
+    """A supervisor that was given up leaves no agent that starts later, without limits."""
+    code = (
+        "import os, signal, time\n"
+        "from ocf.functions.execute.sandbox import confine, supervisor\n"
+        "read, write = os.pipe()\n"
+        "def starved(number): os.write(write, b'x'); time.sleep(600)\n"
+        "confine.limit_resources = starved\n"
+        "parent, child = os.getpid(), os.fork()\n"
+        "if not child:\n"
+        "    supervisor._become_agent({'idle': False, 'open_files': 64}, -1, write, scope=False, supervisor=parent)\n"
+        "os.read(read, 1)\n"
+        "print(child, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    child = int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60).stdout)
+    psutil.wait_procs([psutil.Process(child)] if psutil.pid_exists(child) else [], timeout=20)
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE
+
+
+def _sleeping() -> list[int]:
+    """Processes `sleep 600`."""
+    return [one.pid for one in psutil.process_iter(["cmdline"]) if one.info["cmdline"] == ["sleep", "600"]]
 
 
 async def test_early_end_shows_stderr(started: list[AgentProcess]) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from ocf.events.lifecycle import Reason
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent import warm_pool, warm_server
 from ocf.functions.execute.agent.agent import Agent, PromptSpec
@@ -25,7 +26,7 @@ from ocf.functions.execute.agent.warm_pool import WarmPool
 from ocf.functions.execute.agent.warm_server import WarmServerConfig, open_warm_server
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
 from ocf.functions.execute.sandbox import idle_priority
-from ocf.functions.execute.sandbox.process import AgentFailed
+from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
 from ocf.functions.workers.server_boot_queue import available_cores
 from tests.support.agents import MODEL, SCRIPTED, Heard, server_spec
 
@@ -301,6 +302,21 @@ async def test_short_memory_gives_slots_up(
         while pool.ready or root.exists():
             await asyncio.sleep(0.02)
     assert await pool.take(plan.spec) is None
+
+
+async def test_a_boot_whose_prompt_is_not_answered_is_not_ready(
+    plan: WarmServerConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The directory was not booted, and no work was done: another attempt may follow."""
+
+    class Silent(Agent):
+        async def run(self, prompt: str, emit: Any) -> Any:
+            raise AgentFailed(Reason.AGENT_ERROR, "OpenCode does not answer: POST /session: ReadTimeout")
+
+    monkeypatch.setattr(warm_server, "Agent", Silent)
+    with pytest.raises(AgentNotReady, match="POST /session: ReadTimeout"):
+        await open_warm_server(plan, plan.spec, SystemClock())
+    assert list(plan.folder.iterdir()) == []
 
 
 async def test_a_failing_start_is_said_and_leaves_nothing(plan: WarmServerConfig) -> None:

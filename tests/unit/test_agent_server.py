@@ -18,6 +18,19 @@ def test_a_port_of_ours_is_ours() -> None:
         agent_server._check_owner(server.getsockname()[1], os.geteuid())
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "error: Failed to start server. Is port 4096 in use?",
+        "OSError: [Errno 98] error while attempting to bind on address ('127.0.0.1', 4096): address already in use",
+    ],
+)
+def test_a_port_that_was_taken_meanwhile_is_told_from_other_failures(line: str) -> None:
+    """OpenCode's words, and Python's: the start tries another port."""
+    assert agent_server._PORT_TAKEN.search(line)
+    assert not agent_server._PORT_TAKEN.search("OSError: [Errno 28] No space left on device")
+
+
 def test_a_port_where_another_user_listens_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody took the port between our look and OpenCode's bind: nothing is sent there."""
     table = tmp_path / "tcp"

@@ -20,6 +20,7 @@ from ocf.events.lifecycle import State
 from ocf.events.output import ChunkType, Draft
 from ocf.events.ports import ObjectInfo
 from ocf.functions import workspace
+from ocf.functions.core.asyncio_tasks import cancel_and_wait, wait_for_cleanup
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
@@ -191,6 +192,24 @@ async def test_packing_ends_by_a_cancel_and_after_its_time(
     assert (kept.artifacts, kept.objects) == ("lost", ())
     why = "cancelled while it waited" if ends_by == "cancel" else "it was not packed within 600 s"
     assert kept.message == f"the workspace could not be stored: {why}"
+
+
+async def test_files_that_are_being_written_are_cleaned_up_whatever_the_number_of_cancels() -> None:
+    """The folder is deleted afterwards: nothing may write into it then."""
+    cleaned: list[int] = []
+
+    async def writing(number: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0.5)
+            cleaned.append(number)
+
+    both = asyncio.create_task(wait_for_cleanup(*(asyncio.create_task(writing(number)) for number in (1, 2))))
+    await asyncio.sleep(0)
+    await cancel_and_wait([both])
+    assert cleaned == [1, 2]
+    assert both.cancelled()
 
 
 async def test_a_session_keeps_its_turn_until_its_work_is_stored(tmp_path: Path) -> None:

@@ -294,7 +294,7 @@ class Agent:
             event = await self._next(inbox, pump, dead)
             if event is not None and event.get("type") == CONNECTED:
                 return
-        raise AgentFailed(Reason.AGENT_ERROR, "OpenCode's event stream did not open", self._stderr())
+        raise self._no_answer("OpenCode's event stream did not open")
 
     async def _send(self, text: str) -> None:
         spec = self._prompt_spec
@@ -440,7 +440,11 @@ class Agent:
         """Return the failure behind an unanswered call: most often the process is dead, the better reason."""
         with suppress(TimeoutError):
             return self._process_failure(await asyncio.wait_for(self.server.process.exited(), _EXIT_SECONDS))
-        return AgentFailed(Reason.AGENT_ERROR, f"OpenCode does not answer: {message}", self._stderr())
+        return self._no_answer(f"OpenCode does not answer: {message}")
+
+    def _no_answer(self, message: str) -> AgentFailed:
+        # Before the first prompt the agent has done nothing: an overloaded machine is no end of the execution.
+        return self.server.failed(message) if self._prompted else self.server.not_ready(message)
 
 
 Task = asyncio.Task[None] | asyncio.Task[int]

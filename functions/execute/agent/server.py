@@ -31,7 +31,7 @@ _MAX_CPU_WAIT = 60.0
 _PORT_TRIES = 3
 _TCP = Path("/proc/net/tcp")
 _LISTENING = re.compile(r"listening on (http://\S+)")
-_PORT_TAKEN = re.compile(r"EADDRINUSE|port .* in use|Failed to start server", re.IGNORECASE)
+_PORT_TAKEN = re.compile(r"EADDRINUSE|address already in use|port .* in use|Failed to start server", re.IGNORECASE)
 
 
 class AgentServer:

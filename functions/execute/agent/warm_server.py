@@ -251,6 +251,10 @@ async def _boot(server: AgentServer, clock: Clock, another: Callable[[int], bool
         raise server.not_ready(f"OpenCode did not boot its directory within {BOOT_SECONDS:g} s") from None
     except OpenCodeError as error:
         raise server.not_ready(str(error)) from error
+    except AgentFailed as error:
+        if error.reason is not Reason.AGENT_ERROR:
+            raise
+        raise server.not_ready(error.message) from error
 
 
 def _make_git_folder(directory: Path) -> None:

@@ -8,7 +8,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import structlog
 
@@ -23,7 +23,7 @@ from ocf.events.session_record import Saved, Session
 from ocf.events.terminal_facts import CHANGES_NAME, RESULT_BYTES, RESULT_NAME
 from ocf.events.untrusted_json import shorten
 from ocf.functions import workspace
-from ocf.functions.core.asyncio_tasks import cancel_and_wait, run_together
+from ocf.functions.core.asyncio_tasks import cancel_and_wait, run_together, wait_for_cleanup
 from ocf.functions.core.object_deletion import delete_saved, delete_session
 from ocf.functions.core.session_store import Sessions
 from ocf.functions.execute.attempt.outcome import StoredArtifacts, not_stored_draft, skipped_draft, status_draft
@@ -133,7 +133,7 @@ class ArtifactWriter:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         patching = asyncio.ensure_future(self._write_patch(prepared))
         packing = asyncio.ensure_future(self._write_archive(prepared, keep_ignored))
-        await _both(patching, packing)
+        await wait_for_cleanup(patching, packing)
         patching.result()
         packed = packing.result()  # a workspace too large for the archive still has a patch and a summary
         if packed.skipped:
@@ -328,17 +328,6 @@ class ArtifactWriter:
             workspace=archive,
             commit=self._base_commit,
         )
-
-
-async def _both(*tasks: asyncio.Future[Any]) -> None:
-    """Wait until all have ended, however they end; when cancelled, until they have cleaned up."""
-    try:
-        await asyncio.wait(tasks)
-    except asyncio.CancelledError:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-        raise
 
 
 def _objects(saved: Saved | None) -> set[str]:

@@ -420,7 +420,10 @@ async def start_process(
     except TimeoutError:
         writer.close()
         supervisor.kill()
-        await supervisor.wait()
+        # It ends when its pipes are closed, and a process below it that hangs in the kernel keeps them open.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await supervisor.wait()
         message = f"the agent's supervisor did not answer within {_START_SECONDS:g} s"
         raise AgentNotReady(Reason.AGENT_ERROR, message) from None
     except BaseException:

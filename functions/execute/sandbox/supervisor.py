@@ -133,9 +133,10 @@ class Supervisor:
     def _start(self) -> str:
         """Fork and exec the agent; return why that failed, or ""."""
         failed_read, failed_write = os.pipe()
+        supervisor = os.getpid()
         self._main = os.fork()
         if self._main == 0:
-            _become_agent(self._job, self._extension, failed_write, scope=self._scoped)
+            _become_agent(self._job, self._extension, failed_write, scope=self._scoped, supervisor=supervisor)
         os.close(failed_write)
         if self._extension >= 0:
             os.close(self._extension)
@@ -282,9 +283,11 @@ def _send(how: Callable[[int, int], None], target: int, number: signal.Signals) 
         return
 
 
-def _become_agent(job: dict[str, Any], extension: int, failed: int, *, scope: bool) -> NoReturn:
+def _become_agent(job: dict[str, Any], extension: int, failed: int, *, scope: bool, supervisor: int) -> NoReturn:
     """Set up limits, user and sandbox in the forked child, then exec. Never returns to the supervisor's code."""
     try:
+        # First, because a supervisor that is late is killed: no agent may begin after it.
+        _die_with(supervisor)
         signal.set_wakeup_fd(-1)
         # Python ignores the last two, and an ignored signal stays ignored over exec.
         for number in (signal.SIGCHLD, signal.SIGPIPE, signal.SIGXFSZ):
@@ -303,8 +306,7 @@ def _become_agent(job: dict[str, Any], extension: int, failed: int, *, scope: bo
         nono = None if job["sandbox"] is None else confine.load(f"/proc/self/fd/{extension}")
         if job["user"] is not None:
             syscalls.switch_user(*job["user"])
-        # After the user change, which resets it.
-        syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+            _die_with(supervisor)  # a change of the user resets it
         os.chdir(job["cwd"])
         if nono is not None:
             confine.confine(job["sandbox"], nono)
@@ -314,6 +316,13 @@ def _become_agent(job: dict[str, Any], extension: int, failed: int, *, scope: bo
     except BaseException as error:
         os.write(failed, f"{type(error).__name__}: {error}".encode()[:4096])
     os._exit(127)
+
+
+def _die_with(supervisor: int) -> None:
+    """Let the kernel kill this process when its parent `supervisor` ends; end it at once if that has ended."""
+    syscalls.prctl(syscalls.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:
+        os._exit(127)
 
 
 def main(fd: int) -> None:

@@ -28,8 +28,8 @@ DETAILS = ROOT / "benchmarks/results.md"
 #: In the order they run: the machine's short ones first, those that fill it last.
 FIGURES = (
     "publish", "submit", "viewers", "browser", "console", "cancel", "overhead", "triggers", "memory", "start",
-    "first_output", "spans", "warm", "gateway", "listing", "sandbox", "model_proxy", "archive", "workspace", "setup",
-    "pull_request", "attachment", "poison", "attacks", "recording", "recorded_bytes", "rerun",
+    "first_output", "spans", "warm", "warm_server", "gateway", "listing", "sandbox", "model_proxy", "archive",
+    "workspace", "setup", "pull_request", "attachment", "poison", "attacks", "recording", "recorded_bytes", "rerun",
     "history", "growth",
 )  # fmt: skip
 

@@ -17,7 +17,7 @@ import itertools
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -188,12 +188,24 @@ def _all_said(story: Story) -> Iterator[str]:
     if not story.record or story.record["state"] != "completed":
         return
     last = story.newest_attempt()
-    text = "".join(chunk["data"] for chunk in last if chunk["type"] == "text")
+    text = _text(last)
     spoken = _WORD.findall(text)
     if STREAMED in text and not spoken:
         return
     if spoken != words(story) and not any(chunk["type"] == "gap" for chunk in last):
-        yield f"said {spoken}, scripted {words(story)}, and no gap is stated"
+        attempts = sorted({chunk.get("attempt", 1) for chunk in story.output})
+        ending = [(chunk["seq"], chunk["type"], chunk["data"][:60], chunk.get("timestamp")) for chunk in last[-8:]]
+        yield f"said {spoken}, scripted {words(story)}, and no gap is stated; attempts {attempts}, its end {ending}"
+
+
+def _text(chunks: Iterable[Mapping[str, Any]]) -> str:
+    """Return the text of the chunks, a space between two parts.
+
+    OpenCode trims a part that has ended, and a worker that was stopped meanwhile reads the whole part.
+    """
+    said = [((chunk.get("detail") or {}).get("part_id"), chunk["data"]) for chunk in chunks if chunk["type"] == "text"]
+    parts = itertools.groupby(said, key=lambda one: one[0])
+    return " ".join("".join(data for _, data in part) for _, part in parts)
 
 
 def words(story: Story) -> list[str]:

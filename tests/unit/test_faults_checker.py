@@ -299,6 +299,16 @@ def test_an_agent_that_goes_on_after_a_cancel_is_found() -> None:
         assert violations(spoken(*fine), Ledger()) == []
 
 
+def test_words_of_parts_that_were_read_whole_are_told_apart() -> None:
+    """OpenCode trims a part that has ended: its words stand at the next part's without a space."""
+    history = good()
+    whole = [chunk(2, "w0 w1") | {"detail": {"part_id": "a"}}, chunk(3, "wend") | {"detail": {"part_id": "b"}}]
+    story = history.stories[KEY]
+    story.output[1:3] = whole
+    story.objects["output.ndjson.gz"] = packed(story.output)
+    assert [one for one in violations(history, Ledger()) if "scripted" in one.what] == []
+
+
 def test_a_stated_gap_excuses_lost_words() -> None:
     """What could not be kept is said in a `gap` chunk: then words may be missing."""
     history = good()

@@ -6,6 +6,13 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+mesh_mode() {
+  kubectl --namespace knative-serving get configmap config-network --output 'jsonpath={.data.mesh-compatibility-mode}'
+}
+
+before=$(mesh_mode)
 for file in knative/cluster/*.yaml; do
   kubectl patch --filename "$file" --type merge --patch-file "$file"
 done
+# The activator reads it at its start only. A request in it may end first (activator.yaml).
+[[ $(mesh_mode) == "$before" ]] || kubectl --namespace knative-serving rollout restart deployment/activator

@@ -55,7 +55,8 @@ async def knative(kind: str, name: str) -> dict[str, Any]:
 async def test_knatives_settings_are_set_twice_and_keep_what_others_have_set() -> None:
     """Step 2 of the installation: labels, annotations and keys of another team survive, ours are there, and all fields
     that Knative's own manifests made."""
-    kinds = (("configmap", "config-defaults"), ("configmap", "config-features"), ("deployment", "activator"))
+    maps = ("config-defaults", "config-features", "config-network")
+    kinds = (*(("configmap", name) for name in maps), ("deployment", "activator"))
     for kind, name in kinds:
         more = {"data": {"other.team": "kept"}} if kind == "configmap" else {}
         patch = json.dumps({**FOREIGN, **more})
@@ -76,6 +77,7 @@ async def test_knatives_settings_are_set_twice_and_keep_what_others_have_set() -
                     assert now["spec"]["selector"] == earlier["spec"]["selector"]
                     assert now["spec"]["template"]["spec"]["containers"]
         assert (await knative("configmap", "config-defaults"))["data"]["max-revision-timeout-seconds"] == "4800"
+        assert (await knative("configmap", "config-network"))["data"]["mesh-compatibility-mode"] == "disabled"
         await kubectl(
             "--namespace=knative-serving", "rollout", "status", "deployment/activator", "--timeout=120s", timeout=130
         )

@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from tests.support.offline import OPENCODE
+
 _SHELLS = ("bash", "terminal")
 _USAGE = {"prompt_tokens": 100, "completion_tokens": 20, "total_tokens": 120}
 
@@ -71,6 +73,15 @@ class ScriptedModel:
     def __exit__(self, *_: object) -> None:
         self._server.shutdown()
         self._server.server_close()
+
+    def environment(self) -> dict[str, str]:
+        """Return the variables that make a stack run the real OpenCode on this model, with a warm server."""
+        return {
+            "OPENCODE_BIN": str(OPENCODE),
+            "OCF_MODEL": "openai/m1",
+            "OCF_MODEL_ENDPOINT": self.base_url,
+            "WARM_SLOTS": "1",
+        }
 
     def answer(self, request: dict[str, Any]) -> Iterator[tuple[dict[str, Any], str | None]]:
         """Yield the deltas of one answer, each with the finish reason."""

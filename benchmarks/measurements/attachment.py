@@ -62,11 +62,8 @@ async def measure(options: Options) -> list[Row]:
     with (
         ScriptedModel() as model,
         tempfile.TemporaryDirectory(prefix="ocf-bench-") as top,
-        running_stack(
-            Path(top), OPENCODE_BIN=str(OPENCODE), OCF_MODEL="openai/m1", OCF_MODEL_ENDPOINT=model.base_url,
-            WARM_SLOTS="1",
-        ) as stack,
-    ):  # fmt: skip
+        running_stack(Path(top), **model.environment()) as stack,
+    ):
         async with stack.project() as project, httpx2.AsyncClient(base_url=stack.answer["gateway"]) as client:
             for turn in range(options.of(10) + 1):
                 for name, task in (("with", {"attachments": [image()]}), ("without", {})):

@@ -28,13 +28,7 @@ async def measure(options: Options) -> list[Row]:
     with (
         ScriptedModel() as model,
         tempfile.TemporaryDirectory(prefix="ocf-bench-") as top,
-        running_stack(
-            Path(top),
-            OPENCODE_BIN=str(OPENCODE),
-            OCF_MODEL="openai/m1",
-            OCF_MODEL_ENDPOINT=model.base_url,
-            WARM_SLOTS="1",
-        ) as stack,
+        running_stack(Path(top), **model.environment()) as stack,
     ):
         for turn in range(options.of(10) + 1):
             for kind, runs in found.items():

@@ -82,11 +82,8 @@ async def measure(options: Options) -> list[Row]:
         tempfile.TemporaryDirectory(prefix="ocf-bench-") as top,
         running_stack(
             Path(top),
-            OPENCODE_BIN=str(OPENCODE),
-            OCF_MODEL="openai/m1",
-            OCF_MODEL_ENDPOINT=model.base_url,
-            WARM_SLOTS="1",
             REPEATED_CALLS="0",  # twenty turns with the same call
+            **model.environment(),
             **receiver.environment(),
         ) as stack,
     ):

@@ -38,15 +38,7 @@ async def measure(options: Options) -> list[Row]:
     async with AsyncExitStack() as stack:
         model = stack.enter_context(ScriptedModel())
         tops = [Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ocf-bench-"))) for _ in range(3)]
-        up = stack.enter_context(
-            running_stack(
-                tops[0],
-                OPENCODE_BIN=str(OPENCODE),
-                OCF_MODEL="openai/m1",
-                OCF_MODEL_ENDPOINT=model.base_url,
-                WARM_SLOTS="1",
-            )
-        )
+        up = stack.enter_context(running_stack(tops[0], **model.environment()))
         servers: list[tuple[peers.Peer, dict[str, list[Run]]]] = [
             (await stack.enter_async_context(peers.bare_server(model, tops[1])), bare)
         ]

@@ -1,4 +1,4 @@
-"""What the next warm server costs: a run's words beside its boot, the first run after `ocf up`, memory."""
+"""Cost of the next warm server: lag of words while it boots, the first run after `ocf up`, memory."""
 
 from __future__ import annotations
 
@@ -32,15 +32,11 @@ _HOLD = "SH: sleep 600 // WORDS: 5 20"
 
 @contextmanager
 def _stack(model: ScriptedModel, **environ: str) -> Iterator[Stack]:
-    with tempfile.TemporaryDirectory(prefix="ocf-bench-") as top:
-        fixed = {
-            "OPENCODE_BIN": str(OPENCODE),
-            "OCF_MODEL": "openai/m1",
-            "OCF_MODEL_ENDPOINT": model.base_url,
-            "WARM_SLOTS": "1",
-        }
-        with running_stack(Path(top), **fixed, **environ) as stack:
-            yield stack
+    with (
+        tempfile.TemporaryDirectory(prefix="ocf-bench-") as top,
+        running_stack(Path(top), **model.environment(), **environ) as stack,
+    ):
+        yield stack
 
 
 async def _lags(model: ScriptedModel, turns: int) -> tuple[list[float], list[float]]:

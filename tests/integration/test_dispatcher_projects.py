@@ -399,7 +399,7 @@ async def test_a_project_that_is_idle_keeps_no_consumer_and_repeats_nothing(bus:
 
 
 async def test_a_consumer_that_somebody_removed_is_made_again_where_it_was(bus: NatsBus) -> None:
-    """What was acknowledged does not come again; later messages come."""
+    """The dispatcher gets no acknowledged message again, and gets the later ones."""
     heard = Heard()
 
     async def answer(request: httpx2.Request) -> httpx2.Response:

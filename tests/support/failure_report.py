@@ -1,4 +1,4 @@
-"""What a failed test shows of the stack it used: that stack's folder is gone when somebody asks."""
+"""Report of a failed test about the stack that it used, whose folder is deleted soon afterwards."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 #: Newest executions, lines of each log, and characters of each line.
 _EXECUTIONS, _LINES, _WIDTH = 5, 12, 400
-#: What the other projects' servers say of themselves.
+#: Logs of programs that are not ours.
 _FOREIGN = ("s3", "setup", "nats")
 _SHOWN = ("execution_id", "status", "reason", "message", "waiting_for", "attempt", "last_sequence", "updated_at")
 

@@ -16,7 +16,7 @@ from typing import Any
 from pydantic_core import to_json
 
 from ocf.events.errors import InvalidEvent
-from ocf.events.untrusted_text import unmarked
+from ocf.events.prompt_injection_marks import unmarked
 
 KIB, MIB = 1024, 1024 * 1024
 

@@ -42,7 +42,7 @@ def event_types(schemas: dict[str, str]) -> dict[str, str]:
     head = "/** Types of the events' data. Generated from schemas/*.json by `make generate`. */"
     table = "".join(f"  readonly {json.dumps(type_)}: {own};\n" for type_, own in names.items())
     catalogue = f"/** The data of each event type. */\nexport interface EventData {{\n{table}}}\n"
-    return {f"{_FOLDER}/event-types.ts": _module(head, found) + "\n" + catalogue}
+    return {f"{_FOLDER}/event-data-types.ts": _module(head, found) + "\n" + catalogue}
 
 
 def _module(head: str, schemas: dict[str, Any]) -> str:

@@ -39,3 +39,12 @@ async def items_of(
         if not page.get("next") or len(seen) == most:
             return
         query["cursor"] = page["next"]
+
+
+async def newest(
+    gateway: Calls, path: str, key: str, most: int | None, **query: Any
+) -> tuple[list[dict[str, Any]], bool]:
+    """Return the first `most` items of a list (all if None), and whether there are more. Arguments: see `items_of`."""
+    limit = None if most is None else most + 1
+    items = [item async for item in items_of(gateway, path, key, limit, **query)]
+    return items[:most], most is not None and len(items) > most

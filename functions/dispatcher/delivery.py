@@ -16,9 +16,9 @@ from ocf.events.ports import Bus, Clock, Delivery, Message
 from ocf.functions.dispatcher.delivery_result import DeliveryResult
 from ocf.functions.dispatcher.http_target import Target
 from ocf.functions.dispatcher.ordering import KeyedOrder
-from ocf.functions.dispatcher.refused_deliveries import SlotQueue
 from ocf.functions.dispatcher.requeue_backoff import MAX_DELAY, RequeueBackoff
 from ocf.functions.dispatcher.routes import Route, backoff
+from ocf.functions.dispatcher.slot_queue import SlotQueue
 from ocf.functions.observability import logs, metrics, tracing
 
 log = structlog.get_logger()

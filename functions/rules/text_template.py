@@ -17,7 +17,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, TemplateError, nodes, pass_context
 from jinja2.runtime import Context
 
-from ocf.events import untrusted_text
+from ocf.events import prompt_injection_marks
 from ocf.functions.rules.condition import EVENT_SECONDS, TOO_LONG
 
 MAX_TEMPLATE = 100_000
@@ -138,8 +138,8 @@ class Text:
         Raises:
             TemplateFailed: The event lacks a field, the result is too long, or it takes too long.
         """
-        mark = untrusted_text.new_mark() if self._marked else ""
-        pieces, size = [untrusted_text.notice(mark)] if mark else [], 0
+        mark = prompt_injection_marks.new_mark() if self._marked else ""
+        pieces, size = [prompt_injection_marks.notice(mark)] if mark else [], 0
         token = _deadline.set(time.thread_time() + seconds)
         try:
             for piece in self._template.generate(event=event, mark=mark):

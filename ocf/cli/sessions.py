@@ -16,7 +16,7 @@ from ocf.cli.common import console, fail, plain, print_json
 from ocf.cli.options.task import SESSION_OPTIONS, session_body
 from ocf.cli.tasks import CLOSED_PIPE, follow
 from ocf.cli.verb import Call, Session, verb
-from ocf.events.client.pages import items_of
+from ocf.events.client.pages import newest
 
 if TYPE_CHECKING:
     from ocf.events.client.gateway import GatewayClient
@@ -70,7 +70,7 @@ async def list_(
     ] = None,
 ) -> int:
     """List the project's sessions, newest first."""
-    items = [one async for one in items_of(call.gateway, "/sessions", "session_id", limit)]
+    items, more = await newest(call.gateway, "/sessions", "session_id", limit)
     if call.json:
         print_json(items)
         return 0
@@ -86,6 +86,8 @@ async def list_(
 
     rows = [("·", *(cell(item, name) for name in ("session_id", *_COLUMNS))) for item in items]
     screen.print(listing(("ID", *_COLUMNS.values()), rows, screen.width))
+    if more:
+        screen.print("[dim]there are more:[/] leave out --limit", highlight=False)
     return 0
 
 

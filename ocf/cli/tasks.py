@@ -12,7 +12,7 @@ from ocf.cli import standard_streams
 from ocf.cli.common import console, copy, fail, local_time, plain, print_json, printable
 from ocf.cli.options.task import RERUN_OPTIONS, TASK_OPTIONS, task_body
 from ocf.cli.verb import Call, Execution, verb
-from ocf.events.client.pages import items_of
+from ocf.events.client.pages import newest
 
 if TYPE_CHECKING:
     from ocf.events.client.gateway import GatewayClient
@@ -121,7 +121,7 @@ async def list_(
 ) -> int:
     """List executions of the project, newest first."""
     wanted = {"status": state, "label": label, "q": search}
-    items = [one async for one in items_of(call.gateway, "/tasks", "execution_id", limit, **wanted)]
+    items, more = await newest(call.gateway, "/tasks", "execution_id", limit, **wanted)
     if call.json:
         print_json(items)
         return 0
@@ -131,6 +131,8 @@ async def list_(
 
     screen = console()
     screen.print(task_list(items, screen.width))
+    if more:
+        screen.print(f"[dim]there are more:[/] add --limit {2 * limit}", highlight=False)
     return 0
 
 

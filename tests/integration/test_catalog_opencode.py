@@ -17,7 +17,7 @@ from ocf.functions.execute.agent.config import configuration
 from ocf.functions.execute.agent.opencode_model import AgentModel, model_catalog
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
-from ocf.functions.execute.model_proxy.providers import CANNED_DELTAS, CANNED_WORD, canned
+from ocf.functions.execute.model_proxy.api_formats import CANNED_DELTAS, CANNED_WORD, canned
 from ocf.functions.models import catalog
 from ocf.functions.models.catalog import WIRES, ModelFacts
 from ocf.functions.models.model_target import ModelTarget

@@ -21,7 +21,7 @@ from ocf.events.lifecycle import Reason
 from ocf.functions.core.system_clock import SystemClock
 from ocf.functions.execute.agent.config import CATALOG
 from ocf.functions.execute.model_proxy import Hooks, ModelProxy, ModelProxyFailure, RetryPolicy, Upstream
-from ocf.functions.execute.model_proxy.providers import CANNED_DELTAS, CANNED_WORD
+from ocf.functions.execute.model_proxy.api_formats import CANNED_DELTAS, CANNED_WORD
 from ocf.functions.models.model_target import ModelTarget
 from ocf.functions.models.offline_model import OfflineModel, OfflineModelFailed
 from ocf.functions.models.resolve import ModelSettings, resolve

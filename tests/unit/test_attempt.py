@@ -582,3 +582,21 @@ async def test_an_execution_does_not_run_on_unwatched(tmp_path: Path, monkeypatc
         record = await run.record()
         assert (record.state, record.reason) == (State.FAILED, Reason.AGENT_ERROR)
         assert record.message == "internal error of the worker (KeyError); see its log"
+
+
+async def test_an_execution_does_not_run_on_when_its_commands_cannot_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the reader of commands itself breaks, the run ends and says so: nobody could cancel it any more."""
+    async with scene(tmp_path) as run:
+        running = run.begin()
+        await run.begun()
+
+        def broken(*_: object, **__: object) -> AsyncIterator[Message]:
+            raise KeyError("a subject")
+
+        monkeypatch.setattr(run.bench.bus, "history", broken)
+        await asyncio.wait_for(running, 5)
+        record = await run.record()
+        assert (record.state, record.reason) == (State.FAILED, Reason.AGENT_ERROR)
+        assert record.message == "internal error of the worker (KeyError); see its log"

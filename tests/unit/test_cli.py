@@ -295,3 +295,21 @@ def test_status_names_the_state_of_the_workspace(artifacts: str | None, shown: b
     """`ocf run` and `ocf status` say why a workspace is not, or not yet, in S3."""
     said = ending({"status": "completed", "artifacts": artifacts, "artifacts_message": "S3 [did] not take it"})
     assert ("S3 \\[did] not take it" in said) is shown
+
+
+def test_a_list_that_is_cut_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest are shown, and that there are more, with the option that shows them."""
+    item = {"status": "failed", "submitted_at": "2026-01-02T03:04:05.678Z"}
+
+    class Answers:
+        address = Address("http://h")
+
+        async def call(self, method: str, path: str, *, limit: int, **_: Any) -> Any:
+            return {
+                "items": [{**item, "execution_id": f"{number}{ID[1:]}"} for number in range(2)][:limit],
+                "next": None,
+            }
+
+    monkeypatch.setattr("ocf.cli.verb.connected", lambda work, *_: asyncio.run(work(Answers())))
+    assert CliRunner().invoke(app, ["list", "-n", "1"]).stdout.splitlines()[-1] == "there are more: add --limit 2"
+    assert "there are more" not in CliRunner().invoke(app, ["list", "-n", "2"]).stdout

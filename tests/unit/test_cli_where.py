@@ -258,11 +258,12 @@ def test_sessions_of_every_page_are_listed_once(monkeypatch: pytest.MonkeyPatch)
     assert [one["session_id"] for one in json.loads(ocf("session", "list", "--json")[1])] == [FIRST, SECOND]
     monkeypatch.setattr(Pages, "call", one_page)
     assert [one["session_id"] for one in json.loads(ocf("session", "list", "--json", "-n", "1")[1])] == [FIRST]
+    assert ocf("session", "list", "-n", "1")[1].endswith("there are more: leave out --limit\n")
 
 
 async def one_page(_: Pages, method: str, path: str, limit: int, cursor: str | None = None) -> Any:
     """Answer with one session more than was asked for, as a gateway that has just heard of it."""
-    assert (method, path, limit, cursor) == ("GET", "/sessions", 1, None)
+    assert (method, path, limit, cursor) == ("GET", "/sessions", 2, None)
     return {"items": [{"session_id": FIRST}, {"session_id": SECOND}], "next": "2"}
 
 

@@ -17,7 +17,7 @@ from ocf.functions.core.agent_definitions import (
     skill_definition,
 )
 from ocf.functions.execute.agent.config import permission_rules, shell_allowed
-from ocf.functions.execute.inputs.definitions import merged, of_repository
+from ocf.functions.execute.inputs.definition_sources import merged, of_repository
 
 
 def test_an_agent_keeps_its_prompt_and_permissions_and_loses_its_model() -> None:

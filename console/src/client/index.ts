@@ -7,6 +7,6 @@
 export type { Chunk, ChunkType, FieldError, State } from "../stream";
 export * from "../stream";
 export type * from "./api-types";
-export type * as events from "./event-types";
+export type * as events from "./event-data-types";
 export { type Download, Gateway, type GatewayOptions, type ListedRule, type SessionRecord } from "./gateway";
 export { Backend, type BackendOptions, type Connection, connectBackend, NotStored } from "./nats-commands";

@@ -1,6 +1,6 @@
 import { credsAuthenticator, wsconnect } from "@nats-io/nats-core";
 import { natsSocket } from "../stream/connectors";
-import type * as events from "./event-types";
+import type * as events from "./event-data-types";
 import { randomId } from "./random-id";
 
 /** The part of a NATS connection that commands need: any of `@nats-io/nats-core` or `@nats-io/transport-node`. */

@@ -31,7 +31,7 @@ from ocf.functions.execute.attempt.workspace_source import WorkspaceInput
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.execute.egress_proxy import EgressProxy, Refused, rules
 from ocf.functions.execute.inputs.agent_inputs import TaskInputs
-from ocf.functions.execute.inputs.definitions import of_repository
+from ocf.functions.execute.inputs.definition_sources import of_repository
 from ocf.functions.execute.inputs.input_snapshot import InputKeeper
 from ocf.functions.execute.inputs.mcp import InvalidHeader, remote_routes, start_servers
 from ocf.functions.execute.inputs.output_check import with_schema

@@ -181,10 +181,9 @@ class Runner:
             ]
             try:
                 await self._begin(record, fenced)
-                background += [
-                    asyncio.create_task(self._listener.follow(commands, self._commands.carry_out)),
-                    asyncio.create_task(self._listener.poll(self._commands.carry_out)),
-                ]
+                take = self._commands.carry_out
+                for reading in (self._listener.follow(commands, take), self._listener.poll(take)):
+                    background.append(asyncio.create_task(ending_on_error(reading, self.stop_signal, self.ref)))
                 stop_reason = await self._run_agent(record)
                 if stop_reason.step is None:
                     raise await self._release(stop_reason)

@@ -14,7 +14,7 @@ from ocf.functions.core.task_limits import effective_limit
 from ocf.functions.execute.agent.opencode_api import FilePart
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.execute.inputs import attachments
-from ocf.functions.execute.inputs.definitions import merged, of_task
+from ocf.functions.execute.inputs.definition_sources import merged, of_task
 from ocf.functions.execute.sandbox.process import AgentFailed
 
 Emit = Callable[[Draft], Awaitable[None]]

@@ -14,7 +14,7 @@ from ocf.events.output import Usage
 from ocf.events.ports import Clock
 from ocf.events.redaction import Redactor
 from ocf.events.untrusted_json import OverLimit
-from ocf.functions.execute.model_proxy import providers as wires
+from ocf.functions.execute.model_proxy import api_formats
 from ocf.functions.execute.model_proxy.budget import Budget, Call, Hooks, Reservation
 from ocf.functions.execute.model_proxy.call_recording import was_redacted
 from ocf.functions.execute.model_proxy.http_server import ClientGone, Reply, Request
@@ -71,7 +71,7 @@ class ModelCall:
 
     async def run(
         self,
-        route: wires.Route,
+        route: api_formats.Route,
         request: Request,
         asked: ModelRequest,
         reservation: Reservation,
@@ -87,7 +87,7 @@ class ModelCall:
         self._meter = UsageMeter(route.wire, hide_usage=asked.hide_usage)
         self._reservation = reservation
         url = route.url(self._target)
-        headers = wires.upstream_headers(self._target, request.headers)
+        headers = api_formats.upstream_headers(self._target, request.headers)
         self._hooks.on_call_start(self._call)
         self._budget.request()
         outcome: Outcome = "failed"
@@ -133,7 +133,7 @@ class ModelCall:
             else:
                 # Agents retry a 502; three in a row end the execution.
                 message = f"the model endpoint gave no usable answer: {self.bad}"
-                await reply.whole(502, redactor.bytes(wires.error_body(message, "ocf_answer")))
+                await reply.whole(502, redactor.bytes(api_formats.error_body(message, "ocf_answer")))
             return "failed"
         if self.bad is None and not self._meter.spoke:
             # The answer went to the agent unchanged: it is useless, but not malformed.

@@ -7,9 +7,9 @@ from typing import Any
 
 from ocf.events.redaction import MASK
 from ocf.functions.execute.model_proxy import gemini
+from ocf.functions.execute.model_proxy.api_formats import CONVERSATION
 from ocf.functions.execute.model_proxy.budget import Call
 from ocf.functions.execute.model_proxy.http_server import Reply
-from ocf.functions.execute.model_proxy.providers import CONVERSATION
 from ocf.functions.execute.model_proxy.string_placeholders import Elided
 from ocf.functions.models.catalog import Wire
 from ocf.functions.recording.canonical import RawPart

@@ -14,7 +14,7 @@ from typing import Protocol, cast
 import h11
 
 from ocf.events import untrusted_json
-from ocf.functions.execute.model_proxy.providers import error_body
+from ocf.functions.execute.model_proxy.api_formats import error_body
 
 #: An agent has a handful of connections; its shell knows the port too and must not exhaust our descriptors.
 MAX_CONNECTIONS = 64

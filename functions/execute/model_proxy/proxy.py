@@ -21,7 +21,7 @@ from ocf.events.output import Usage
 from ocf.events.ports import Clock
 from ocf.events.redaction import Redactor
 from ocf.events.untrusted_json import OverLimit
-from ocf.functions.execute.model_proxy import providers as wires
+from ocf.functions.execute.model_proxy import api_formats
 from ocf.functions.execute.model_proxy import request as requests
 from ocf.functions.execute.model_proxy.budget import Budget, Hooks, ModelProxyFailure
 from ocf.functions.execute.model_proxy.call import ModelCall
@@ -149,28 +149,28 @@ class ModelProxy:
     # Interface of the HTTP server.
     def admit(self, request: Request) -> tuple[int, bytes] | None:
         """Return None, or a refusal before the body is read: wrong token, path or method, or too many calls."""
-        shown = wires.presented_token(request.headers)
+        shown = api_formats.presented_token(request.headers)
         if not hmac.compare_digest(shown.encode(), self.token.encode()):
-            return 401, wires.error_body("this port needs the token of its execution", "ocf_token")
+            return 401, api_formats.error_body("this port needs the token of its execution", "ocf_token")
         if self._refused is not None:
-            return 403, wires.error_body(self._refused, "ocf_refused")
-        listing, call = request.path in wires.MODELS_PATHS, wires.route(request.path)
+            return 403, api_formats.error_body(self._refused, "ocf_refused")
+        listing, call = request.path in api_formats.MODELS_PATHS, api_formats.route(request.path)
         allowed = "GET" if listing else "POST" if call is not None else None
         if allowed is None:
-            return 404, wires.error_body(f"{request.path} is not forwarded", "ocf_path")
+            return 404, api_formats.error_body(f"{request.path} is not forwarded", "ocf_path")
         if request.method != allowed:
-            return 405, wires.error_body(f"{request.path} needs {allowed}", "ocf_method")
+            return 405, api_formats.error_body(f"{request.path} needs {allowed}", "ocf_method")
         if len(self._calls) >= bounds.MODEL_CALLS:
-            return 429, wires.error_body(f"at most {bounds.MODEL_CALLS} model calls at once", "ocf_calls")
+            return 429, api_formats.error_body(f"at most {bounds.MODEL_CALLS} model calls at once", "ocf_calls")
         return None
 
     async def handle(self, request: Request, reply: Reply) -> None:
         """Answer one admitted request."""
         if self.target is not None:
             reply.before = self._hooks.before_answer
-        if request.path in wires.MODELS_PATHS:
-            name = self.target.wire_model if self.target else wires.CANNED_WORD
-            await reply.whole(200, wires.model_list(name))
+        if request.path in api_formats.MODELS_PATHS:
+            name = self.target.wire_model if self.target else api_formats.CANNED_WORD
+            await reply.whole(200, api_formats.model_list(name))
             return
         task = asyncio.current_task()
         assert task is not None
@@ -191,7 +191,7 @@ class ModelProxy:
             self._calls.discard(task)
 
     async def _call(self, request: Request, reply: Reply) -> None:
-        route = wires.route(request.path)
+        route = api_formats.route(request.path)
         assert route is not None
         self._hooks.on_activity()
         try:
@@ -199,12 +199,12 @@ class ModelProxy:
             target = self.target
             stream = bool(body.get("stream")) if route.stream is None else route.stream
             if target is None:
-                content_type, answer = wires.canned(route.wire, stream)
+                content_type, answer = api_formats.canned(route.wire, stream)
                 await reply.whole(200, answer, content_type)
                 return
             if route.kind != target.kind:
                 text = f"this execution's model uses the {target.kind} API format"
-                await reply.whole(400, wires.error_body(text, "ocf_wire"))
+                await reply.whole(400, api_formats.error_body(text, "ocf_wire"))
                 return
             left = self._budget.tokens_left()
             size = len(elided.skeleton)
@@ -213,10 +213,10 @@ class ModelProxy:
             )
             parts = await self._parts(route.wire, elided, body)
         except OverLimit as error:
-            await reply.whole(413, wires.error_body(str(error), "ocf_request"))
+            await reply.whole(413, api_formats.error_body(str(error), "ocf_request"))
             return
         except BadRequest as error:
-            await reply.whole(400, wires.error_body(str(error), "ocf_request"))
+            await reply.whole(400, api_formats.error_body(str(error), "ocf_request"))
             return
         # The outgoing copy is in memory too: the received one is not needed any longer.
         del elided, body
@@ -255,7 +255,7 @@ class ModelProxy:
 
     async def _reserve(
         self,
-        route: wires.Route,
+        route: api_formats.Route,
         request: Request,
         asked: requests.ModelRequest,
         target: ModelTarget,
@@ -323,6 +323,6 @@ class ModelProxy:
             return
         try:
             # 403, because agents retry what looks temporary.
-            await reply.whole(403, wires.error_body(self._refused or "refused", "ocf_refused"))
+            await reply.whole(403, api_formats.error_body(self._refused or "refused", "ocf_refused"))
         except ClientGone:
             return

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from ocf.events import untrusted_json
 from ocf.events.untrusted_json import InvalidJson, OverLimit, parse_json
 from ocf.functions.execute.model_proxy import gemini
-from ocf.functions.execute.model_proxy.providers import CONVERSATION, max_tokens_field, tool_name
+from ocf.functions.execute.model_proxy.api_formats import CONVERSATION, max_tokens_field, tool_name
 from ocf.functions.execute.model_proxy.string_placeholders import SHORT, BadRequest, Elided, elide
 from ocf.functions.models.catalog import Wire
 from ocf.functions.models.model_target import ModelTarget

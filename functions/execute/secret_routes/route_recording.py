@@ -10,10 +10,10 @@ import re
 from collections.abc import Awaitable, Callable
 
 from ocf.events.redaction import MASK
+from ocf.functions.execute.model_proxy.api_formats import error_body
 from ocf.functions.execute.model_proxy.call_recording import RecordedReply
 from ocf.functions.execute.model_proxy.http_server import Reply, Request
 from ocf.functions.execute.model_proxy.played_call import Player
-from ocf.functions.execute.model_proxy.providers import error_body
 from ocf.functions.recording.canonical import PartTable
 from ocf.functions.recording.line_types import Exchange
 from ocf.functions.recording.model_call_recorder import Recorder

@@ -19,8 +19,8 @@ import structlog
 from ocf.functions.core.address_rules import resolve
 from ocf.functions.core.checked_network import CheckedNetwork, connected_through
 from ocf.functions.execute.egress_proxy import EgressRules, Refused, Resolve, rules
+from ocf.functions.execute.model_proxy.api_formats import error_body
 from ocf.functions.execute.model_proxy.http_server import Reply, Request, Server
-from ocf.functions.execute.model_proxy.providers import error_body
 from ocf.functions.execute.secret_routes.route_recording import REFUSED, RoutePlayer, RouteRecorder
 from ocf.functions.execute.secret_routes.route_rules import Route, RouteRefused
 from ocf.functions.settings.host_rules import origin_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from ocf.functions.dispatcher.refused_deliveries import SlotQueue
+from ocf.functions.dispatcher.slot_queue import SlotQueue
 from tests.support.clock import ManualClock
 
 

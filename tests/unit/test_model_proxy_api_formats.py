@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from ocf.functions.execute.model_proxy.providers import canned, presented_token, upstream_headers
+from ocf.functions.execute.model_proxy.api_formats import canned, presented_token, upstream_headers
 from ocf.functions.execute.model_proxy.request import read, rewrite
 from ocf.functions.execute.model_proxy.string_placeholders import BadRequest
 from ocf.functions.execute.model_proxy.upstream import RetryPolicy

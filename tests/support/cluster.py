@@ -201,10 +201,13 @@ def service_ready(found: dict[str, Any]) -> bool:
     return new and bool(conditions) and all(condition["status"] == "True" for condition in conditions)
 
 
-async def roll_out(service: str, **annotations: str) -> str:
+async def roll_out(service: str, containers: list[dict[str, Any]] | None = None, **annotations: str) -> str:
     """A new revision of a service, ready, with the traffic that its specification gives it; returns its name."""
     before = await revision(service)
-    change = {"spec": {"template": {"metadata": {"annotations": {"e2e": uuid.uuid4().hex, **annotations}}}}}
+    template: dict[str, Any] = {"metadata": {"annotations": {"e2e": uuid.uuid4().hex, **annotations}}}
+    if containers is not None:
+        template["spec"] = {"containers": containers}
+    change = {"spec": {"template": template}}
     await kubectl("patch", "ksvc", service, "--type=merge", "--patch", json.dumps(change))
 
     async def rolled() -> bool:
@@ -230,6 +233,19 @@ async def scaled(service: str, number: int) -> AsyncIterator[None]:
         yield
     finally:
         await roll_out(service, **{name: before[name] for name in scale})
+
+
+@asynccontextmanager
+async def with_variable(service: str, name: str, value: str) -> AsyncIterator[None]:
+    """A variable of a service's first container, until the block ends."""
+    found = json.loads(await kubectl("get", "ksvc", service, "-o", "json"))
+    first, *others = found["spec"]["template"]["spec"]["containers"]
+    given = [*first.get("env", []), {"name": name, "value": value}]
+    await roll_out(service, [{**first, "env": given}, *others])
+    try:
+        yield
+    finally:
+        await roll_out(service, [first, *others])
 
 
 async def secret(name: str) -> dict[str, str]:

@@ -35,9 +35,9 @@ from ocf.functions.dispatcher.http_target import (
     connections,
     function_url,
 )
+from ocf.functions.dispatcher.pod_starts import HoldingTarget, Wake, WakingTarget, WokenTarget
 from ocf.functions.dispatcher.project_loop import ProjectLoop
 from ocf.functions.dispatcher.routes import ROUTES, Route
-from ocf.functions.dispatcher.wake_execute import Wake, WakingTarget, WokenTarget
 from ocf.functions.observability import logs, metrics, tracing
 from ocf.functions.runtime import startup_probe
 from ocf.functions.runtime.bootstrap import Dependencies, build
@@ -182,6 +182,8 @@ def _loop(
         target = WakingTarget(target, wake, partial(_has_room, loops))
     if wake is not None and route.consumer == "execute":
         target = WokenTarget(target, wake)
+    if wake is not None and route.consumer == "history":
+        target = HoldingTarget(target, deps.clock)
     dispatcher = Dispatcher(route, target, bus=deps.bus, clock=deps.clock, reject=reject)
     if not route.by_project:
         return ConsumerLoop(route, dispatcher, deps.bus, deps.clock)

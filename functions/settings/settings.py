@@ -314,7 +314,9 @@ class Settings(BaseSettings):
     dispatch_leader: str = Field(
         "", alias="DISPATCH_LEADER", description="key of the election among replicas; empty: each dispatcher leads"
     )
-    dispatch_wake: bool = Field(False, alias="DISPATCH_WAKE", description="wake `execute` when a submit arrives")
+    dispatch_wake: bool = Field(
+        False, alias="DISPATCH_WAKE", description="wake `execute` when a submit arrives, `history` later"
+    )
     event_sinks: Annotated[tuple[Sink, ...], NoDecode] = Field(
         (),
         alias="EVENT_SINKS",

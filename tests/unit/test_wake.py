@@ -9,7 +9,7 @@ import httpx2
 from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.envelope import Event
 from ocf.functions.dispatcher.delivery_result import DeliveryResult
-from ocf.functions.dispatcher.wake_execute import Wake, WakingTarget, WokenTarget
+from ocf.functions.dispatcher.pod_starts import Wake, WakingTarget, WokenTarget
 from tests.support.clock import ManualClock
 
 URL = "http://execute.ocf.svc.cluster.local"

@@ -1,4 +1,9 @@
-"""Wakes the function `execute` when a submit arrives, so that its pod starts beside the one of `submit`."""
+"""When the pods of functions start from zero: that of `execute` with the one of `submit`, that of `history` later.
+
+A function without requests has no pod. An execution from zero publishes its first facts while its agent boots, and the
+start of the history's pod would take a core from that boot: two seconds of processor time. Lists do not need those
+facts at once, because the gateways know what was submitted in the last minute (`execution_listing.py`).
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,7 @@ import structlog
 
 from ocf.events.command_publisher import NATS_SUBJECT
 from ocf.events.envelope import Event
+from ocf.events.event_types import TYPES
 from ocf.events.ports import Clock
 from ocf.events.subjects import project_of
 from ocf.functions.dispatcher.delivery_result import DeliveryResult
@@ -19,6 +25,12 @@ log = structlog.get_logger()
 
 #: Seconds between two requests, and until one is given up.
 _EVERY, _TIMEOUT = 1.0, 60.0
+#: Facts of the time before the agent's first word.
+_EARLY = frozenset(TYPES[f"dev.ocf.task.{verb}.v1"].type for verb in ("accepted", "started"))
+#: Seconds without a delivery after which the function may have no pod, with a short `stable-window` too.
+_PAUSE = 20.0
+#: Seconds that the first facts wait at most: an agent's boot on two cores takes five.
+_HOLD = 8.0
 
 
 class Wake:
@@ -85,3 +97,31 @@ class WokenTarget:
         """Deliver the execution."""
         self._wake.stop()
         return await self._target.post(event)
+
+
+class HoldingTarget:
+    """The target of facts for the history. Early facts that come after a pause wait, until another fact arrives."""
+
+    def __init__(self, target: Target, clock: Clock) -> None:
+        self._target = target
+        self._clock = clock
+        self._last: float | None = None
+        self._released = asyncio.Event()
+        self._timer: asyncio.Task[None] | None = None
+
+    async def post(self, event: Event) -> DeliveryResult:
+        """Deliver the fact, at the latest `_HOLD` seconds after the first one that followed a pause."""
+        now = self._clock.monotonic()
+        if self._last is None or now - self._last > _PAUSE:
+            self._released = asyncio.Event()
+            self._timer = asyncio.create_task(self._release(self._released))
+        self._last = now
+        if event.type not in _EARLY:
+            self._released.set()
+        await self._released.wait()
+        self._last = self._clock.monotonic()
+        return await self._target.post(event)
+
+    async def _release(self, released: asyncio.Event) -> None:
+        await self._clock.sleep(_HOLD)
+        released.set()

@@ -137,7 +137,7 @@ run may last for hours.
 | 2xx | acknowledges the message |
 | 429 | waits for `Retry-After` seconds, keeps the message in flight, and posts again; not a failure |
 | 425 | requeues the message for 1 to 30 s: another message of its session or project comes first; not a failure |
-| 404, 408, 409, 5xx, or no response | redelivers after {tries}, … s; after the last delivery: dead letter |
+| 401, 403 (a wrong token), 404, 408, 409, 5xx, or no response | redelivers after {tries}, … s; after the last delivery: dead letter |
 | any other 4xx | dead-letters the message at once, with the response as its reason |
 
 The dispatcher dead-letters an unreadable message at its first delivery and does not post it: no CloudEvent, wrong
@@ -225,7 +225,8 @@ def configuration_page() -> Pages:
     """Every environment variable."""
     rows = []
     for field in Settings.model_fields.values():
-        default = "" if field.default in (None, "", ()) else f"`{field.default}`"
+        shown = "-".join(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        default = "" if field.default in (None, "", (), {}) else f"`{shown}`"
         rows.append(f"| `{field.alias}` | {default} | {field.description or ''} |")
     text = f"""# Configuration
 

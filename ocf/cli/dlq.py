@@ -51,7 +51,7 @@ async def show(call: Call, letter: Letter) -> int:
 @app.command()
 @verb()
 async def redrive(call: Call, letter: Letter) -> int:
-    """Publish the event again on its original subject, and drop the dead letter."""
+    """Publish the event again and drop the dead letter. A fact goes only to the consumer that failed."""
     return await call.answer("POST", f"/dlq/{letter}/redrive")
 
 

@@ -23,6 +23,7 @@ hooks = typer.Typer(no_args_is_help=True, help="Hooks: webhooks and Knative sour
 Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the rule.")]
 Kind = Annotated[str, typer.Argument(metavar="KIND", help="github, gitlab, gitea, generic or knative.")]
 Of = Annotated[str, typer.Argument(metavar="PROJECT", help="Project of the hook.")]
+Source = Annotated[str, typer.Argument(metavar="SOURCE", help="Its source in `ocf hook list`: the kind, or a name.")]
 
 
 @app.command()
@@ -158,16 +159,16 @@ async def list_hooks(call: Call, of: Of) -> int:
 
 @hooks.command()
 @verb()
-async def rotate(call: Call, of: Of, kind: Kind) -> int:
+async def rotate(call: Call, of: Of, source: Source) -> int:
     """Make a new secret. The one before it stays valid for a day."""
-    return await call.answer("POST", f"/hooks/{of}/{kind}/rotate")
+    return await call.answer("POST", f"/hooks/{of}/{source}/rotate")
 
 
 @hooks.command("delete")
 @verb()
-async def delete_hook(call: Call, of: Of, kind: Kind) -> int:
+async def delete_hook(call: Call, of: Of, source: Source) -> int:
     """Remove a hook; its secrets are refused from then on."""
-    return await call.answer("DELETE", f"/hooks/{of}/{kind}")
+    return await call.answer("DELETE", f"/hooks/{of}/{source}")
 
 
 _SCHEDULE = (

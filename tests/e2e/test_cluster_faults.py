@@ -106,7 +106,7 @@ async def test_a_drained_pod_lets_its_run_end(here: Cluster) -> None:
 
 
 async def test_a_dispatcher_that_is_replaced_neither_loses_nor_doubles_a_run(here: Cluster) -> None:
-    """The request that holds a run breaks off with its dispatcher; the command comes again and joins the run."""
+    """The request that holds a run breaks off with its dispatcher; the command comes again, refused until the end."""
     execution = await here.client.submit(prompt=SLOW)
     await here.running(execution)
     await kubectl("delete", "pod", "-l", "app.kubernetes.io/name=dispatcher", "--wait=false")

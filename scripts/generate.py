@@ -137,7 +137,7 @@ run may last for hours.
 | 2xx | acknowledges the message |
 | 429 | waits for `Retry-After` seconds, keeps the message in flight, and posts again; not a failure |
 | 425 | requeues the message for 1 to 30 s: another message of its session or project comes first; not a failure |
-| 401, 403 (a wrong token), 404, 408, 409, 5xx, or no response | redelivers after {tries}, … s; after the last delivery: dead letter |
+| 401, 403, 404, 408, 409, 5xx, or no response | redelivers after {tries}, … s; after the last delivery: dead letter |
 | any other 4xx | dead-letters the message at once, with the response as its reason |
 
 The dispatcher dead-letters an unreadable message at its first delivery and does not post it: no CloudEvent, wrong

@@ -57,12 +57,21 @@ class LoopThread:
             raise
 
     def _iterate(self, items: AsyncGenerator[T, None]) -> Iterator[T]:
+        step: asyncio.Task[T | None] | None = None
+
         async def following() -> T | None:
-            return await anext(items, None)
+            nonlocal step
+            step = asyncio.ensure_future(anext(items, None))
+            return await step
+
+        async def close() -> None:
+            if step is not None:  # an interrupted one may still close its connection
+                await asyncio.wait({step})
+            await items.aclose()
 
         try:
             while (item := self._run(following())) is not None:
                 yield item
         finally:
             if self._loop is not None:
-                self._run(items.aclose())
+                self._run(close())

@@ -197,7 +197,8 @@ async def _write_events(bus: Bus, ref: ExecutionRef, ending: Event, path: Path, 
         Unavailable: The delivered terminal fact is not among them, because a lagging replica of the stream was read.
     """
     delivered = int(ending.extensions.get(NATS_SEQUENCE, "0"))
-    seen = not delivered or late
+    newest = await bus.last(subjects.EVENTS, ref.fact(">")) if late else None
+    seen = not delivered or (late and (newest is None or newest.sequence < delivered))
     with path.open("wb") as file:
         async for message in _merged(bus, ref):
             seen = seen or message.sequence == delivered

@@ -45,8 +45,10 @@ async def chunks_in_order(bus: Bus, clock: Clock, ref: ExecutionRef, last: int, 
         gaps: Report missing chunks by one line per gap, instead of raising Unavailable.
 
     Raises:
-        Unavailable: A chunk is missing, and `gaps` is False.
+        Unavailable: A chunk is missing, and `gaps` is False; or a replica that lags was read, which would make gaps.
     """
+    newest = await bus.last(subjects.OUTPUT, ref.output) if gaps else None
+    read = 0
     make = gap_lines(clock.now)
 
     def gap(first: int, end: int, reason: Reason) -> Line:
@@ -56,7 +58,7 @@ async def chunks_in_order(bus: Bus, clock: Clock, ref: ExecutionRef, last: int, 
 
     order = Reorderer(1, gap, held=_HELD, held_bytes=_HELD_BYTES)
     async for message in bus.history(subjects.OUTPUT, ref.output):
-        found = line_in(message)
+        found, read = line_in(message), message.sequence
         if found is None:
             continue  # counts as missing
         for line in order.feed(found):
@@ -64,6 +66,8 @@ async def chunks_in_order(bus: Bus, clock: Clock, ref: ExecutionRef, last: int, 
         while order.full:
             for line in order.skip():
                 yield line
+    if newest is not None and read < newest.sequence:
+        raise Unavailable(f"output of {ref} cannot be read to its end yet")
     for line in order.finish(last):
         yield line
 

@@ -12,7 +12,7 @@ import httpx2
 import structlog
 
 from ocf.events.command_payloads import EmptyWorkspace, Execute, GitWorkspace
-from ocf.events.errors import NotYetKnown, SealError
+from ocf.events.errors import NotYetKnown, OcfError, SealError
 from ocf.events.execution_record import Record
 from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import PullRequestRef
@@ -154,11 +154,11 @@ class ResultPublisher:
             return PublishedResult(pushed.commit, result.branch, reference, "; ".join(problems) or None)
 
     async def try_status(self, task: Execute, state: State) -> None:
-        """Do what `set_status` does. A forge that refuses or does not answer changes nothing else; it is logged."""
+        """Do what `set_status` does. A status that cannot be set is logged and changes nothing else."""
         try:
             async with asyncio.timeout(_STATUS_SECONDS):
                 await self.set_status(task, state)
-        except (ForgeRefused, ForgeUnavailable, SealError, TimeoutError) as error:
+        except (OcfError, TimeoutError) as error:
             log.warning("commit status not set", action="result.no_status", reason=str(error) or "no answer in time")
 
     async def set_status(self, task: Execute, state: State) -> None:

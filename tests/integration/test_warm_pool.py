@@ -195,6 +195,67 @@ async def test_a_run_in_a_shared_folder_waits_for_no_spare_boot(plan: WarmServer
         await pool.close()
 
 
+async def test_run_that_comes_before_the_boot_has_asked_for_its_turn_is_waited_for(plan: WarmServerConfig) -> None:
+    """Nobody had the demand then: the boot must ask as one that a run waits for, or it may get its turn never."""
+    asked: list[bool] = []
+    begun, going_on = asyncio.Event(), asyncio.Event()
+
+    @asynccontextmanager
+    async def turn(spare: bool) -> AsyncIterator[bool]:
+        asked.append(spare)
+        yield False
+
+    async def slow_model_proxy() -> ModelProxy:
+        begun.set()
+        await going_on.wait()
+        return await plan.make_model_proxy()
+
+    pool = WarmPool(replace(plan, turn=turn, make_model_proxy=slow_model_proxy), SystemClock(), wanted=True)
+    pool.start()
+    async with asyncio.timeout(30):
+        await begun.wait()
+        acquiring = asyncio.create_task(pool.acquire(plan.spec))
+        while not pool._demanded:
+            await asyncio.sleep(0.01)
+        going_on.set()
+        slot = await acquiring
+    assert asked == [False]
+    await slot.close()
+    await pool.close()
+
+
+async def test_run_in_a_shared_folder_that_is_cancelled_releases_its_user(
+    plan: WarmServerConfig, tmp_path: Path
+) -> None:
+    """It waits for the end of the spare boot, and no server has the user yet."""
+    requested, ending, released = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class User:
+        async def release(self) -> None:
+            released.set()
+
+    @asynccontextmanager
+    async def turn(_: bool) -> AsyncIterator[bool]:
+        requested.set()
+        try:
+            await asyncio.Event().wait()
+            yield False
+        finally:
+            ending.set()
+            await asyncio.sleep(0.2)
+
+    pool = WarmPool(replace(plan, turn=turn), SystemClock(), wanted=True)
+    pool.start()
+    async with asyncio.timeout(30):
+        await requested.wait()
+        acquiring = asyncio.create_task(pool.acquire(plan.spec, shared=tmp_path, user=User()))  # type: ignore[arg-type]
+        await ending.wait()
+        acquiring.cancel()
+        await asyncio.gather(acquiring, return_exceptions=True)
+        assert released.is_set()
+    await pool.close()
+
+
 @pytest.mark.skipif(not idle_priority.may_return(), reason="this user may not raise priorities")
 async def test_idle_boot_has_normal_priority_once_a_run_waits_for_it(plan: WarmServerConfig) -> None:
     """Beside a run it takes idle time only; taken, each of its threads is scheduled like any other."""

@@ -35,6 +35,7 @@ from ocf.functions.execute.attempt.spans import RunSpans
 from ocf.functions.execute.attempt.stop_signal import Released
 from ocf.functions.execute.sandbox.process import AgentNotReady
 from ocf.functions.observability import metrics
+from ocf.functions.publishing.publisher import ResultPublisher
 from tests.support.handlers import cancel, submit
 from tests.support.measures import value
 from tests.support.parts import PROJECT, Bench, bench
@@ -600,3 +601,46 @@ async def test_an_execution_does_not_run_on_when_its_commands_cannot_be_read(
         record = await run.record()
         assert (record.state, record.reason) == (State.FAILED, Reason.AGENT_ERROR)
         assert record.message == "internal error of the worker (KeyError); see its log"
+
+
+@pytest.mark.parametrize("method", ["history", "publish"])
+async def test_nats_that_is_away_for_a_moment_at_the_start_spends_no_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """The attempt is recorded already. Commands are read and `started` is published as soon as NATS is back."""
+    async with scene(tmp_path) as run:
+        working, broken = getattr(run.bench.bus, method), []
+
+        def away(place: str, *arguments: Any, **options: Any) -> Any:
+            if not broken and (place == subjects.COMMANDS or place.endswith(".started")):
+                broken.append(place)
+                raise Unavailable("no answer")
+            return working(place, *arguments, **options)
+
+        async def nothing(_: Emit) -> None:
+            """End at once."""
+
+        monkeypatch.setattr(run.bench.bus, method, away)
+        run.turn.script = staticmethod(nothing)
+        await asyncio.wait_for(run.begin(), 10)
+        record = await run.record()
+        assert (broken != [], record.state, len(record.attempts)) == (True, State.COMPLETED, 1)
+
+
+async def test_a_commit_status_that_cannot_be_set_leaves_the_end_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NATS or S3 is away when the session's earlier commits are looked for: the run failed for its own reason."""
+
+    async def away(*_: object) -> None:
+        raise Unavailable("no answer")
+
+    async def fails(_: Emit) -> None:
+        raise OcfError("it went wrong")
+
+    async with scene(tmp_path) as run:
+        monkeypatch.setattr(ResultPublisher, "set_status", away)
+        run.turn.script = staticmethod(fails)
+        await asyncio.wait_for(run.begin(), 5)
+        record = await run.record()
+        assert (record.state, record.message) == (State.FAILED, "it went wrong")

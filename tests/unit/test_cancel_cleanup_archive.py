@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import json
 import uuid
+from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
@@ -18,6 +19,8 @@ from ocf.events.execution_record import Attempt, Record
 from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import Completed
 from ocf.events.lifecycle import AttemptState, State, Step
+from ocf.events.ports import Message
+from ocf.functions.archive.handler import MAX_WAIT
 from ocf.functions.core.cleanup_schedules import SWEEP
 from ocf.functions.core.lease_lookup import RECHECK_SECONDS
 from ocf.functions.recording.line_types import VERSION, CallLine, Head, frame
@@ -210,6 +213,29 @@ async def test_archive_waits_for_output_that_is_missing() -> None:
     await archive(b.deps, await terminal(b, execution))
     lines = gzip.decompress(await b.store.get(f"{PROJECT}/{execution}/output.ndjson.gz")).splitlines()
     assert [json.loads(line)["seq"] for line in lines] == [1, 2, 3]
+
+
+async def test_a_late_archive_states_no_gap_for_what_a_lagging_copy_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """S3 was away for longer than the archive waits for output, and the copy that answers first lags behind."""
+    clock = ManualClock()
+    b = bench(clock)
+    execution = await completed(b)
+    event = await terminal(b, execution)
+    await clock.advance((MAX_WAIT + timedelta(minutes=5)).total_seconds())
+    whole = b.bus.history
+
+    async def lagging(stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
+        found = [message async for message in whole(stream, subject, after=after)]
+        for message in found[: -1 if stream == subjects.OUTPUT else None]:
+            yield message
+
+    monkeypatch.setattr(b.bus, "history", lagging)
+    with pytest.raises(Unavailable, match="cannot be read to its end yet"):
+        await archive(b.deps, event)
+    monkeypatch.setattr(b.bus, "history", whole)
+    await archive(b.deps, event)
+    lines = gzip.decompress(await b.store.get(f"{PROJECT}/{execution}/output.ndjson.gz")).splitlines()
+    assert [json.loads(line)["type"] for line in lines] == ["text"] * 3
 
 
 async def test_cleanup_leaves_nothing_but_the_fact_that_it_was() -> None:

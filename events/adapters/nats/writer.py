@@ -119,21 +119,20 @@ class NatsWriter:
 
     async def send(self, data: bytes, headers: dict[str, str]) -> None:
         """Implement `Writer.send`."""
-        while len(self._window) >= _WINDOW:
-            await self._wait_for_move()
+        # The message is in the window before anything is awaited: a caller that is cancelled has numbered it already.
         self._last += 1
         headers.update(self._fence)
         number, sent = self._last, _Sent(data, headers)
         self._window[number] = sent
-        if self._repairing is not None:
-            return
         if not self._writers.connected:
             self.repair()
-            return
-        try:
-            await self._writers.post(self._name, number, self._subject, sent)
-        except (nats.errors.Error, OSError):
-            self.repair()
+        elif self._repairing is None:
+            try:
+                await self._writers.post(self._name, number, self._subject, sent)
+            except (nats.errors.Error, OSError):
+                self.repair()
+        while len(self._window) > _WINDOW:
+            await self._wait_for_move()
 
     def fence(self, fence: Fence) -> None:
         """Implement `Writer.fence`."""

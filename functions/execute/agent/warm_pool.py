@@ -98,7 +98,12 @@ class WarmPool:
         warm_server = await self.take(spec) if shared is None else None
         if shared is not None and not self._not_opening.is_set():
             # The spare boot holds this process's only turn to boot, and would get it after this run.
-            await self._stop()
+            try:
+                await self._stop()
+            except BaseException:
+                if user is not None:  # no server has it yet
+                    await asyncio.shield(asyncio.ensure_future(user.release()))
+                raise
         return (
             warm_server
             if warm_server is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import traceback
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import structlog
 from ocf.events import terminal_facts
 from ocf.events.command_payloads import Execute, GitWorkspace
 from ocf.events.envelope import Event
-from ocf.events.errors import Conflict, NotYetKnown, OcfError, Retry
+from ocf.events.errors import Conflict, OcfError
 from ocf.events.execution_record import Record
 from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import Outcome
@@ -112,7 +112,7 @@ class AttemptEnd:
         text = Draft(type=ChunkType.STATUS, data=stop_reason.message or state.value, detail={"state": state.value})
         await self._publisher.emit(text)
         with tracing.phase("flush output"):
-            await self._retry_until_stored(lambda: self._publisher.finish(FLUSH_SECONDS))
+            await self._lease.repeat(lambda: self._publisher.finish(FLUSH_SECONDS))
 
         def decide(record: Record) -> tuple[Step, Outcome]:
             work = replace(self._work(stored), published=published)
@@ -120,7 +120,7 @@ class AttemptEnd:
             return taken, terminal_facts.compose(record, ending, self._deps.clock.now(), work=work, last_sequence=last)
 
         with tracing.phase("record end"):
-            await self._retry_until_stored(
+            await self._lease.repeat(
                 lambda: self._deps.records.end(self._ref.project, self._ref.execution, decide, self._event)
             )
         log.info(
@@ -154,9 +154,7 @@ class AttemptEnd:
             fact = terminal_facts.compose(record, ending, now, work=self._work(stored), last_sequence=last)
             return record.model_copy(update={"publishing": fact, "base_commit": base})
 
-        await self._retry_until_stored(
-            lambda: self._deps.records.change(self._ref.project, self._ref.execution, publishing)
-        )
+        await self._lease.repeat(lambda: self._deps.records.change(self._ref.project, self._ref.execution, publishing))
 
         async def say(text: str) -> None:
             await self._publisher.emit(Draft(type=ChunkType.STATUS, data=text, detail={"phase": "result"}))
@@ -194,19 +192,6 @@ class AttemptEnd:
         finally:
             await cancel_and_wait(waiting)
         return "cancelled while it waited" if self._cancelled.is_set() else "this worker is shutting down"
-
-    async def _retry_until_stored(self, attempt: Callable[[], Awaitable[object]]) -> None:
-        """Repeat `attempt` until the bus accepts it: an outage delays the end, but does not change it."""
-        while not self._lease.lost.is_set():
-            try:
-                await attempt()
-                return
-            except NotYetKnown:
-                return  # the execution was deleted
-            except Retry as error:
-                log.warning("end not stored yet", action="run.end_not_kept", reason=str(error), **self._ref.log_fields)
-                await self._deps.clock.sleep(1.0)
-        raise Conflict("another worker has it")
 
 
 async def end_archived(deps: Dependencies, task: Execute, record: Record, lease: Lease, event: Event) -> None:

@@ -92,6 +92,26 @@ class Lease:
         self._expired = True
         self._renewed = -math.inf
 
+    async def repeat(self, step: Callable[[], Awaitable[object]]) -> None:
+        """Repeat `step` until the bus accepts it: an outage delays a run, but does not change how it ends.
+
+        Returns:
+            Also when the execution was deleted.
+
+        Raises:
+            Conflict: the lease is lost.
+        """
+        while not self.lost.is_set():
+            try:
+                await step()
+                return
+            except NotYetKnown:
+                return
+            except Retry as error:
+                log.warning("not stored yet", action="lease.not_stored_yet", key=self._key, reason=str(error))
+                await self._clock.sleep(1.0)
+        raise Conflict("another worker has it")
+
     async def keep_alive(self, attempt: int) -> None:
         """Renew the lease until it is lost. After an unexpected error nobody renews it, so it counts as lost."""
         try:

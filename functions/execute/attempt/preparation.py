@@ -111,10 +111,10 @@ class Preparation:
         await self._context.boundary.admit(self._task.project_id)
         try:
             self.rerun = await open_rerun(self._context.deps, self._task)
+            session = await self._session()
         except Unavailable as error:
             raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from error
         target = self._target()
-        session = await self._session()
         task, tree = (self._task, None) if self.rerun is None else self.rerun.source(self._task)
         workspace_input = WorkspaceInput(self._context, task, session, self._directory, tree)
         await asyncio.to_thread(workspace_input.check)  # cheaper than starting OpenCode first

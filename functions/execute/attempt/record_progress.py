@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from ocf.events import terminal_facts
-from ocf.events.errors import NotYetKnown, Retry
+from ocf.events.errors import NotYetKnown, OcfError, Retry
 from ocf.events.execution_record import Record
 from ocf.events.fact_payloads import DiffSummary
 from ocf.events.output import ChunkType, Draft, FileChange, PendingRequest, TodoItem, Usage
@@ -148,6 +148,9 @@ class Progress:
             except Retry:
                 self._changes = {**changes, **self._changes}
                 self._dirty.set()
+            except OcfError as error:
+                # The next change is tried all the same: it may say that the agent waits for an answer.
+                log.warning("progress not stored", action="run.progress_lost", reason=str(error), **self._log_fields)
             await self._clock.sleep(_AT_MOST_EVERY)
 
     async def _write(self, changes: dict[str, Any], last_sequence: int) -> None:

@@ -232,7 +232,8 @@ class Runner:
         number, most = len(record.attempts), effective_limit(self.task.limits, "max_output_bytes", self._deps.settings)
         context = trace_context.active() or trace_context.of(self._event.extensions)
         self._publisher.begin(number, fenced, max_bytes=most, ownership=self._lease, trace=context)
-        await self._listener.catch_up(self._commands.carry_out_earlier)
+        # An attempt that ends here is spent, with no agent started.
+        await self._lease.repeat(lambda: self._listener.catch_up(self._commands.carry_out_earlier))
         text = f"attempt {number} of {record.max_attempts}" if record.max_attempts > 1 else "started"
         detail = {"state": State.RUNNING.value, "attempt": number}
         await self._publisher.emit(Draft(type=ChunkType.STATUS, data=text, detail=detail))
@@ -247,8 +248,8 @@ class Runner:
             model=record.model,
             queued_ms=waited,
         )
-        key = f"started:{self._ids[1]}:{number}"
-        await self._deps.records.publish_fact("dev.ocf.task.started.v1", fact, self._event, key=key)
+        publish, key = self._deps.records.publish_fact, f"started:{self._ids[1]}:{number}"
+        await self._lease.repeat(lambda: publish("dev.ocf.task.started.v1", fact, self._event, key=key))
 
     async def _run_agent(self, record: Record) -> StopReason:
         """Run the agent until a stop reason is decided, then end all of its processes."""

@@ -239,7 +239,7 @@ TASK_OPTIONS = (
     ),
     Option("--secrets", "secrets", "Secrets by name, as JSON in a file.", str, read_object, _FILE, merge=True),
     Option("--timeout", "limits.timeout_seconds", "Seconds the run may take.", int, None, _AT_LEAST_1),
-    Option("--silence", "limits.silence_seconds", "Seconds without model call, tool or output.", int, None, _AT_LEAST_1),
+    Option("--silence", "limits.silence_seconds", "Seconds without model, tool or output.", int, None, _AT_LEAST_1),
     Option("--answer-time", "limits.answer_seconds", "Seconds a question may wait.", int, None, _AT_LEAST_1),
     Option("--max-total-tokens", "limits.max_total_tokens", "Tokens of all model calls.", int, None, _AT_LEAST_1),
     Option("--max-cost", "limits.max_cost_usd", "US dollars of all model calls.", float),

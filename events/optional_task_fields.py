@@ -145,6 +145,8 @@ def _result_schema(value: dict[str, Any]) -> dict[str, Any]:
     while waiting:
         one = waiting.pop()
         if isinstance(one, dict):
+            if one is not value and isinstance(one.get("$schema"), str):
+                raise ValueError("$schema is allowed at the top only: in a part it changes what the keywords mean")
             for keyword in ("$ref", "$dynamicRef", "$recursiveRef", "$id", "id"):
                 target = one.get(keyword)
                 if isinstance(target, str) and keyword.endswith("ef") and not target.startswith("#"):

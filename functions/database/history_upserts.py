@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import UTC
 from typing import Any
 
-from sqlalchemy import Connection, Table, delete, select, update
+from sqlalchemy import Connection, Table, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ocf.events.envelope import Event
@@ -19,7 +19,7 @@ from ocf.events.output import Usage
 from ocf.events.session_record import Session
 from ocf.events.terminal_facts import duration_ms
 from ocf.events.untrusted_json import KIB, shorten
-from ocf.functions.database.tables import Kept, attempts, events, executions, labels, sessions
+from ocf.functions.database.tables import Kept, attempts, events, executions, labels, removed_costs, sessions
 
 #: Bytes of JSON of a result in its row, and characters of it that the text index has.
 _RESULT, _INDEXED = 32 * KIB, 16 * 1024
@@ -27,6 +27,8 @@ _RESULT, _INDEXED = 32 * KIB, 16 * 1024
 _MEMBER = KIB
 #: States of executions that have not ended.
 OPEN = tuple(state.value for state in State if state not in TERMINAL)
+#: Label with the name of the rule that has started an execution.
+TRIGGER_LABEL = "trigger"
 _WORD = re.compile(r"[^\W_]+")
 _WORD_LENGTH = 64
 
@@ -75,12 +77,31 @@ def exists(connection: Connection, ref: ExecutionRef) -> bool:
 
 
 def remove(connection: Connection, ref: ExecutionRef) -> None:
-    """Remove every row of an execution."""
+    """Remove every row of an execution. Its cost stays in the sum of its day, without its id, for the budgets."""
+    _keep_cost(connection, ref)
     for table in (events, attempts, labels, executions):
         columns = table.c
         connection.execute(
             delete(table).where(columns.project_id == ref.project, columns.execution_id == ref.execution)
         )
+
+
+def _keep_cost(connection: Connection, ref: ExecutionRef) -> None:
+    columns, label = executions.c, labels.c
+    rule = (
+        select(label.value)
+        .where(label.project_id == ref.project, label.execution_id == ref.execution, label.name == TRIGGER_LABEL)
+        .scalar_subquery()
+    )
+    cost = select(columns.project_id, columns.day, rule, columns.cost_usd).where(
+        columns.project_id == ref.project, columns.execution_id == ref.execution, columns.cost_usd > 0
+    )
+    kept = removed_costs.c
+    connection.execute(insert(removed_costs).from_select(["project_id", "day", "rule", "cost_usd"], cost))
+    # Budgets are of a day: only the newest one is kept.
+    other = removed_costs.alias().c
+    newest = select(func.max(other.day)).where(other.project_id == ref.project).scalar_subquery()
+    connection.execute(delete(removed_costs).where(kept.project_id == ref.project, kept.day < newest))
 
 
 def save_session(connection: Connection, session: Session) -> None:
@@ -137,6 +158,8 @@ def _upsert(
 def _execution(record: Record) -> dict[str, Any]:
     ended = record.ended_at if record.started_at else None
     result = shorten(record.result, _RESULT)
+    # The costs of an imported execution are those of the project that it comes from.
+    usage = record.usage if record.imported_from is None else Usage()
     return {
         "project_id": record.project_id,
         "execution_id": record.execution_id,
@@ -159,7 +182,7 @@ def _execution(record: Record) -> dict[str, Any]:
         "attempt": record.attempts[-1].number if record.attempts else 0,
         "progress": record.progress,
         "cancel_requested": record.cancel_requested,
-        **{name: getattr(record.usage, name) for name in Usage.model_fields},
+        **{name: getattr(usage, name) for name in Usage.model_fields},
         "files_changed": record.diff.files,
         "archived": record.archived,
         "rerun_of": record.rerun_of,

@@ -13,8 +13,8 @@ from sqlalchemy import tuple_ as row_of
 from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.lifecycle import State
 from ocf.events.output import Usage
-from ocf.functions.database.history_upserts import OPEN, words_of
-from ocf.functions.database.tables import Kept, executions, labels, sessions
+from ocf.functions.database.history_upserts import OPEN, TRIGGER_LABEL, words_of
+from ocf.functions.database.tables import Kept, executions, labels, removed_costs, sessions
 
 _COLUMNS = executions.c
 _ORDER = (_COLUMNS.submitted_at, _COLUMNS.execution_id, _COLUMNS.project_id)
@@ -187,10 +187,17 @@ def reasons(connection: Connection, wanted: Filter) -> dict[str, int]:
     return {str(reason): count for reason, count in connection.execute(query)}
 
 
-def spend(connection: Connection, wanted: Filter) -> float:
-    """Return the cost in US dollars of the executions that match: of a project since midnight, or of a rule's label."""
+def spend(connection: Connection, project: str, day: str, rule: str | None) -> float:
+    """Return the cost in US dollars of a project's executions of a day, or those of a rule; also of removed ones."""
+    named = ((TRIGGER_LABEL, rule),) if rule is not None else ()
+    wanted = Filter(frozenset({project}), labels=named, day=day)
     query = select(func.coalesce(func.sum(_COLUMNS.cost_usd), 0.0))
-    return float(connection.execute(query.where(*_conditions(wanted, connection.dialect.name))).scalar_one())
+    there = connection.execute(query.where(*_conditions(wanted, connection.dialect.name))).scalar_one()
+    kept = removed_costs.c
+    query = select(func.coalesce(func.sum(kept.cost_usd), 0.0)).where(kept.project_id == project, kept.day == day)
+    if rule is not None:
+        query = query.where(kept.rule == rule)
+    return float(there) + float(connection.execute(query).scalar_one())
 
 
 def count_open(connection: Connection, wanted: Filter) -> int:

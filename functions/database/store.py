@@ -120,11 +120,10 @@ class History:
         """Return the number of failures by reason."""
         return await self._database.run(lambda connection: reading.reasons(connection, wanted))
 
-    async def spend_today(self, project: str, now: datetime, label: tuple[str, str] | None = None) -> float:
-        """Return the US dollars of a project's executions (or those with `label`) submitted since midnight UTC."""
+    async def spend_today(self, project: str, now: datetime, rule: str | None = None) -> float:
+        """Return the US dollars of a project's executions (or those of a rule) submitted since midnight UTC."""
         day = now.astimezone(UTC).strftime("%Y-%m-%d")
-        wanted = Filter(frozenset({project}), labels=(label,) if label else (), day=day)
-        return await self._database.run(lambda connection: reading.spend(connection, wanted))
+        return await self._database.run(lambda connection: reading.spend(connection, project, day, rule))
 
     async def count_open(self, project: str, label: tuple[str, str] | None = None) -> int:
         """Return the number of pending and running executions of a project, or of those with `label`."""

@@ -137,6 +137,19 @@ attempts = Table(
     PrimaryKeyConstraint("project_id", "execution_id", "number"),
 )
 
+#: What removed executions have cost, without their ids: removing one gives no budget back. Rows of earlier days go.
+removed_costs = Table(
+    "removed_costs",
+    metadata,
+    Column("id", Key, primary_key=True, autoincrement=True),
+    Column("project_id", Name, nullable=False),
+    Column("day", Name, nullable=False),
+    #: Label `trigger`: the rule that has started it.
+    Column("rule", Name),
+    Column("cost_usd", Float, nullable=False),
+    Index("removed_costs_day", "project_id", "day"),
+)
+
 #: The sessions that exist, for their order; everything else about them is in their records.
 sessions = Table(
     "sessions",

@@ -78,11 +78,19 @@ class Branch:
     """A branch of a remote repository, and a bare repository below `folder` to push from."""
 
     def __init__(
-        self, remote: Remote, token: str | None, folder: Path, protocols: tuple[str, ...], roots: Roots
+        self,
+        remote: Remote,
+        token: str | None,
+        folder: Path,
+        protocols: tuple[str, ...],
+        roots: Roots,
+        *,
+        max_file_bytes: int,
     ) -> None:
         self._remote = remote
         self._token = token
-        self._git = Git(folder, protocols)
+        # As for a clone: the server decides how large a pack it sends.
+        self._git = Git(folder, protocols, max_file_bytes=max_file_bytes)
         self._roots = roots
         self._left_out: set[str] = set()
         self._directory = folder / "push.git"
@@ -130,6 +138,7 @@ class Branch:
         except workspace.InvalidWorkspace as error:
             raise ResultRejected(self._hidden(error)) from None
         except GitFailed as error:
+            await workspace.discard_tree(self._directory)  # each try would leave a pack that broke off
             kind = ResultRejected if _FINAL.search(str(error)) else ForgeAway
             raise kind(f"git push to {self._remote.url}: {self._hidden(error)}") from None
 

@@ -124,13 +124,15 @@ class ResultPublisher:
 
     async def _publish(self, task: Execute, text: str, work: Work, say: Say) -> PublishedResult:
         result = _result(task)
-        roots = self._sources(task).directories
+        sources = self._sources(task)
+        roots = sources.directories
         async with forge_client() as client:
             access = await self.access(client, task, work.source)
             repository = access.address.repository(work.source.url)
             forge = access.connect(client)
-            remote = check_url(work.source.url, self._sources(task).protocols, roots)
-            branch = Branch(remote, access.token, work.folder / "push", (remote.scheme,), roots)
+            remote = check_url(work.source.url, sources.protocols, roots)
+            folder, most = work.folder / "push", sources.limits.max_bytes
+            branch = Branch(remote, access.token, folder, (remote.scheme,), roots, max_file_bytes=most)
             record = await self._records.require(task.project_id, task.execution_id)
             await say(f"pushing branch {result.branch}")
             pushed = await branch.push(

@@ -41,6 +41,9 @@ _ATTEMPT_BYTES, _ALL_BYTES = 96 * MIB, 512 * MIB
 FILE_BYTES = 128 * MIB
 #: Parts of a request: as many as a request's JSON may have values.
 _REQUEST_PARTS = 150_000
+#: Of an attempt: parts, other lines, and parts that all its requests name. Each takes memory or processor time of the
+#: gateway that checks a bundle.
+_PARTS, _OTHERS, _NAMED_PARTS = 100_000, 50_000, 10_000_000
 _WINDOW = 8 * MIB
 _PIECE = 64 * KIB
 _LINE_END = b"\n"
@@ -120,8 +123,12 @@ class _Attempt:
         self.gaps: list[Gap] = []
         self.exchanges: list[Exchange] = []
         self.replies: list[Reply] = []
+        self._others = self._named = 0
 
     def add(self, line: AnyLine) -> None:
+        self._others += not isinstance(line, Part)
+        if len(self.parts) > _PARTS or self._others > _OTHERS:
+            raise InvalidRecording(f"{NAME}: an attempt has more than {_PARTS} parts or {_OTHERS} other lines")
         match line:
             case Inputs():
                 self.inputs = self.inputs.model_copy(update=line.model_dump(exclude_unset=True))
@@ -141,8 +148,12 @@ class _Attempt:
                 self.replies.append(line)
 
     def _check(self, call: CallLine) -> None:
-        if sum(last - first + 1 for first, last in call.request) > _REQUEST_PARTS:
+        parts = sum(max(0, last - first + 1) for first, last in call.request)
+        if parts > _REQUEST_PARTS:
             raise InvalidRecording(f"{NAME}: call {call.number} has more than {_REQUEST_PARTS} parts")
+        self._named += parts
+        if self._named > _NAMED_PARTS:
+            raise InvalidRecording(f"{NAME}: the requests of an attempt have more than {_NAMED_PARTS} parts")
         for first, last in call.request:
             if last < first or any(number not in self.parts for number in range(first, last + 1)):
                 raise InvalidRecording(f"{NAME}: call {call.number} names parts {first} to {last}, which are not there")

@@ -98,7 +98,7 @@ async def _spent(
     """Return which budget is spent, or None."""
     budget, words = rule.rule.daily_budget_usd, "US dollars are spent since midnight UTC"
     if budget is not None:
-        spent = await open_history().spend_today(rule.project, now, ("trigger", rule.rule.name))
+        spent = await open_history().spend_today(rule.project, now, rule.rule.name)
         if spent >= budget:
             return f"daily_budget_usd: {spent:.2f} of {budget:.2f} {words}"
     budget = of_project(settings.project_budgets, rule.project)

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from ocf.events.errors import Unavailable
+from ocf.events.execution_ref import ExecutionRef
 from ocf.events.lifecycle import Reason, State
 from ocf.events.output import Usage
 from ocf.functions.settings.settings import Settings
@@ -35,6 +36,17 @@ async def test_a_project_that_has_spent_its_budget_starts_nothing_more() -> None
     fact = await b.fact(SECOND, "rejected")
     assert b'"reason":"budget_exceeded"' in fact.data
     assert await b.commands("execute", SECOND) == []
+
+
+async def test_removing_an_execution_gives_no_budget_back() -> None:
+    """Its owner may delete it right after its end; what it has cost is spent."""
+    b = bench(PROJECT_BUDGETS="default=1.5")
+    await spend(b, 1.5)
+    await b.deps.history.remove(ExecutionRef(PROJECT, ID))
+    await b.deps.history.remove(ExecutionRef(PROJECT, ID))
+    assert await b.deps.history.spend_today(PROJECT, b.deps.clock.now()) == 1.5
+    await submit(b.deps, b.submit(SECOND))
+    assert (await b.deps.records.require(PROJECT, SECOND)).state is State.REJECTED
 
 
 @pytest.mark.parametrize("budgets", ["", "other=1", "default=1.51", f"default=0,{PROJECT}=2"])

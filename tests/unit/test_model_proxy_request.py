@@ -260,6 +260,13 @@ async def test_one_object_of_gemini_is_a_list_of_one() -> None:
     assert (out["tools"], out["contents"]) == ([tools], [contents])
 
 
+@pytest.mark.parametrize("name", ["candidateCount", "candidate_count"])
+async def test_gemini_gives_one_candidate(name: str) -> None:
+    """The limit of tokens holds for each candidate, so eight of them would cost eight times what is left."""
+    out = await sent("gemini", {"contents": [], "generationConfig": {name: 8, "topK": 3}})
+    assert out["generationConfig"] == {"topK": 3}
+
+
 @pytest.mark.parametrize("wire", ["chat", "responses", "messages"])
 async def test_fields_that_nobody_knows_do_not_reach_the_provider(wire: Wire) -> None:
     """Another model that costs more, another tier, what is kept: none of it is counted, so none of it goes out."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import pytest
 
-from ocf.functions.execute.inputs.output_check import json_in
+from ocf.functions.execute.inputs.output_check import check_output, json_in
 
 
 @pytest.mark.parametrize(
@@ -34,3 +35,22 @@ def test_a_long_message_takes_no_long_time() -> None:
         began = time.process_time()
         assert json_in(text * (1_000_000 // len(text))) is None
         assert time.process_time() - began < 2.0
+
+
+async def test_a_reference_to_another_document_is_not_fetched() -> None:
+    """A part in an older draft moves the base of references by `id`. The check has no sandbox, so it asks nobody."""
+    asked: list[bytes] = []
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked.append(await reader.readline())
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    part = {"id": f"http://127.0.0.1:{port}/data", "allOf": [{"$ref": "#/secret"}]}
+    schema = {"$ref": "#/h", "h": {"$schema": "http://json-schema.org/draft-04/schema#", "allOf": [part]}}
+    async with server:
+        _, fault = await check_output({}, schema)
+    assert asked == []
+    assert fault is not None
+    assert "$ref leads nowhere" in fault

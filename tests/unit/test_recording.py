@@ -184,6 +184,9 @@ def compressed(text: bytes) -> bytes:
 
 FIRST = frame(head())
 DEEP = b'{"type":"call","x":' + b"[" * 1000 + b"]" * 1000 + b"}\n"
+MANY_GAPS = compressed(b'{"type":"gap","why":"x","calls":[]}\n' * 50_001)
+PARTS = frame(*(Part(number=number, kind="message", hash="0" * 32, bytes=1) for number in range(1000)))
+WIDE = frame(*(call(number).model_copy(update={"request": [(0, 999)] * 100}) for number in range(101)))
 
 
 @pytest.mark.parametrize(
@@ -201,6 +204,8 @@ DEEP = b'{"type":"call","x":' + b"[" * 1000 + b"]" * 1000 + b"}\n"
         (FIRST + frame(call(1).model_copy(update={"request": [(0, 2)]})), "parts 0 to 2"),
         (FIRST + frame(call(1).model_copy(update={"request": [(0, 9_999_999)]})), "more than"),
         (FIRST + frame(call(1), call(1)), "there twice"),
+        (FIRST + MANY_GAPS, "other lines"),
+        (FIRST + PARTS + WIDE, "requests of an attempt"),
         (FIRST + compressed(b'{"type":"x"}'), "middle of a line"),
         (FIRST + compressed(b" " * (25 * MIB)), "a line has more than"),
         (FIRST + compressed((b'{"type":"gap","why":"' + b"x" * MIB + b'","calls":[]}\n') * 97), "an attempt has more"),

@@ -95,6 +95,7 @@ def deep(levels: int) -> dict[str, Any]:
         ({"$ref": "https://example.com/schema.json"}, "must lead to a part of this schema"),
         ({"properties": {"a": {"$dynamicRef": "other#x"}}}, "must lead to a part of this schema"),
         ({"$id": "https://example.com/"}, "$id is not allowed"),
+        ({"h": {"$schema": "http://json-schema.org/draft-04/schema#"}}, "$schema is allowed at the top only"),
         (deep(30), "nested deeper than"),
         ({"enum": list(range(5000))}, "more than"),
     ],

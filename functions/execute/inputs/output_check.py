@@ -91,5 +91,8 @@ async def _fault(question: bytes) -> str | None:
             process.kill()
             await process.wait()
     if process.returncode != 0:
-        return "the check against output_schema takes too long or too much memory; simplify its patterns and references"
+        return (
+            "the check against output_schema takes too long or too much memory, or a $ref leads nowhere; simplify its "
+            "patterns and references"
+        )
     return answer.decode("utf-8", "replace") or None

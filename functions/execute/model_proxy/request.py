@@ -161,6 +161,7 @@ def rewrite(wire: Wire, body: Mapping[str, Any], target: ModelTarget) -> tuple[d
     holder = out
     if wire == "gemini":
         holder = gemini.config_of(out)
+        holder.pop("candidateCount", None)  # each candidate may be as long as the limit, and only one is read
     else:
         out["model"] = target.wire_model
     if target.temperature is not None:

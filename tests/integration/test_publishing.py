@@ -12,8 +12,10 @@ import pytest
 from ocf.events.lifecycle import State
 from ocf.events.session_record import Session
 from ocf.functions import workspace
+from ocf.functions.publishing import branch
 from ocf.functions.publishing.branch import ResultRejected
 from ocf.functions.publishing.publisher import ARCHIVE, Work
+from ocf.functions.workspace.git import Git, GitFailed
 from tests.support.forge import TOKEN, StandIn, stand_in
 from tests.support.git_http import run_git
 from tests.support.parts import PROJECT
@@ -121,6 +123,30 @@ async def test_a_forge_that_stays_away_is_a_reason(forge: StandIn, tmp_path: Pat
     forge.before = lambda *_: None
     assert (await run.publish_archived()).pull_request is not None
     assert len(forge.pulls) == 1
+
+
+async def test_a_pack_that_broke_off_does_not_stay_for_the_next_try(
+    forge: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Seven tries of a server that sends gigabytes would leave seven packs. Each is limited to a workspace's size."""
+    run = await publishing(forge, tmp_path / "run")
+    run.write("src/app.py", "print('two')\n")
+    left: list[bool] = []
+    limits: set[int | None] = set()
+
+    async def breaks_off(_: str, __: object, ___: object, directory: Path, git: Git, *____: object) -> None:
+        pack = directory / "objects/pack/tmp_pack_x"
+        left.append(pack.exists())
+        limits.add(git.max_file_bytes)
+        pack.parent.mkdir(parents=True, exist_ok=True)
+        pack.write_bytes(b"x")
+        raise GitFailed("the connection broke off")
+
+    monkeypatch.setattr(branch, "fetch_commit", breaks_off)
+    with pytest.raises(ResultRejected, match="gave up after 7 tries"):
+        await run.publish()
+    assert left == [False] * 7
+    assert limits == {run.bench.deps.settings.max_workspace_bytes}
 
 
 async def test_without_changes_nothing_is_pushed(forge: StandIn, tmp_path: Path) -> None:

@@ -188,8 +188,8 @@ class GatewayClient:
             answer = await self._http.post(url, params=query, content=pieces(), headers=headers, timeout=600)
         except httpx2.TransportError as error:
             raise self._unreachable(error) from None
-        if answer.is_error:
-            raise _refused(answer.content[: _HEALTH.bytes], answer.status_code)
+        if not answer.is_success:
+            raise _refused(answer.content[: _HEALTH.bytes], answer.status_code, answer.headers.get("Location"))
         return parse_json(answer.content, _ANSWER, path)
 
     async def _send(self, method: str, path: str, body: object, query: dict[str, Any]) -> AsyncGenerator[bytes, None]:
@@ -211,11 +211,11 @@ class GatewayClient:
                 async with self._http.stream(
                     method, sent.url + path, params=params, json=body, headers=sent.headers
                 ) as answer:
-                    if not answer.is_error:
+                    if answer.is_success:
                         async for piece in answer.aiter_bytes():
                             yield piece
                         return
-                    refusal = _refused(await _head(answer), answer.status_code)
+                    refusal = _refused(await _head(answer), answer.status_code, answer.headers.get("Location"))
             except httpx2.TransportError as error:
                 raise self._unreachable(error) from None
             if repeated or not await self._renewed(refusal, sent):
@@ -335,8 +335,10 @@ async def _head(answer: httpx2.Response) -> bytes:
     return body[: _HEALTH.bytes]
 
 
-def _refused(body: bytes, status: int) -> CallFailed:
+def _refused(body: bytes, status: int, location: str | None = None) -> CallFailed:
     """Return the detail of a problem document (RFC 9457), or a summary of another answer, as an error."""
+    if location and 300 <= status < 400:  # not followed: it could lead the token elsewhere
+        return CallFailed(f"the gateway answered {status} and redirects to {location[:200]}; use that address", status)
     try:
         detail = str(json.loads(body)["detail"])
     except (ValueError, KeyError, TypeError, RecursionError):

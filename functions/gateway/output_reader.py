@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from ocf.events import subjects
+from ocf.events.errors import Unavailable
 from ocf.events.gzip_ndjson import DamagedArchive, read_lines
 from ocf.events.ports import Bus, ObjectStore
-from ocf.events.reorder import Line, Reorderer, fill_gap, gap_lines, line_in, line_of, seek
+from ocf.events.reorder import Line, Reason, Reorderer, fill_gap, gap_lines, line_in, line_of, seek
 from ocf.functions.gateway.context import ExecutionHandle, Gateway
 from ocf.functions.gateway.problems import Problem
 
@@ -46,10 +47,13 @@ async def lines(gateway: Gateway, found: ExecutionHandle, start: int = 1, to: in
 
     For an execution that has ended, chunks that the stream lacks come from the archive, and those that neither has
     become a stated gap. While it runs, a missing chunk may still arrive, so nothing after it is yielded.
+
+    Raises:
+        Unavailable: a replica that lags was read, which would make a gap; or the bus does not answer.
     """
     last = found.record.last_sequence if found.record is not None else 0
     stop = last if to is None else min(to, last)
-    async for line in _all(gateway, found, reorderer(gateway, start), stop):
+    async for line in _all(gateway, found, start, stop):
         if to is not None and line.seq > to:
             return
         yield line
@@ -57,16 +61,29 @@ async def lines(gateway: Gateway, found: ExecutionHandle, start: int = 1, to: in
             return
 
 
-async def _all(gateway: Gateway, found: ExecutionHandle, order: Reorderer, stop: int) -> AsyncIterator[Line]:
-    after = await seek(gateway.deps.bus, found.project, found.execution, order.next)
-    async for line in streamed(gateway.deps.bus, found, after=after):
-        for ready in order.feed(line):
+async def _all(gateway: Gateway, found: ExecutionHandle, start: int, stop: int) -> AsyncIterator[Line]:
+    bus, subject = gateway.deps.bus, subjects.output(found.project, found.execution)
+    # The leader answers this; any replica answers a read of the history, also one that lags.
+    newest = await bus.last(subjects.OUTPUT, subject) if found.ended else None
+    make, lags = gap_lines(gateway.deps.clock.now), False
+
+    def gap(first: int, last: int, reason: Reason) -> Line:
+        if lags:
+            raise Unavailable(f"output of {found.execution} cannot be read to its end yet")
+        return make(first, last, reason)
+
+    order = Reorderer(start, gap)
+    read = await seek(bus, found.project, found.execution, start)
+    async for message in bus.history(subjects.OUTPUT, subject, after=read):
+        line, read = line_in(message), message.sequence
+        for ready in order.feed(line) if line is not None else ():
             yield ready
         if order.full:
             if not found.ended:
                 return
             async for older in _fill_gap(gateway, found, order, stop):
                 yield older
+    lags = newest is not None and read < newest.sequence
     while found.ended and order.next <= stop:
         async for older in _fill_gap(gateway, found, order, stop):
             yield older

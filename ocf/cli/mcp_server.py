@@ -111,8 +111,11 @@ class Tools:
             try:
                 async with asyncio.timeout(seconds), aclosing(gateway.watch(whole, start)) as chunks:
                     async for chunk in chunks:
+                        text = _text(chunk)
+                        if shown and len(shown) + len(text) > _MOST:
+                            break  # whole in the following answer
                         following = _last(chunk) + 1
-                        shown += _text(chunk)
+                        shown += text if len(text) <= _MOST else f"{text[:_MOST]}\n{_cut('characters')}\n"
                         if chunk["type"] in _ASKING:
                             waiting.append({**(chunk.get("detail") or {}), "text": chunk["data"][:_MOST]})
                         if waiting or len(shown) > _MOST:
@@ -122,7 +125,7 @@ class Tools:
             except TimeoutError:
                 pass  # what arrived until now is the answer
             state = await gateway.call("GET", f"{path}/status")
-        found = {"status": state["status"], "output": shown[:_MOST], "waiting": waiting, "next": following}
+        found = {"status": state["status"], "output": shown, "waiting": waiting, "next": following}
         return {**found, "ended": over, **({"result": state} if over else {})}
 
     async def status(self, execution_id: Id) -> dict[str, Any]:
@@ -180,8 +183,12 @@ class Tools:
                 elif cut:
                     break
         text = found[:_MOST].decode(errors="replace")
-        note = f"[cut: {_MOST} bytes are shown; the REST API and `ocf` have all of it]"
+        note = _cut("bytes")
         return text if not cut else f"{note}\n{text}" if last else f"{text}\n{note}\n"
+
+
+def _cut(unit: str) -> str:
+    return f"[cut: {_MOST} {unit} are shown; the REST API and `ocf` have all of it]"
 
 
 def _last(chunk: dict[str, Any]) -> int:

@@ -7,6 +7,7 @@ import gzip
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
@@ -36,8 +37,8 @@ TAR = {"Content-Type": "application/x-tar"}
 Objects = dict[str, bytes]
 
 
-def tree(*entries: tarfile.TarInfo) -> bytes:
-    """A tree with one file, and with further entries."""
+def tree(*entries: tarfile.TarInfo, git_object: bytes = b"") -> bytes:
+    """A tree with one file, and with further entries; with `git_object` that of a clone."""
     plain = io.BytesIO()
     with tarfile.open(fileobj=plain, mode="w", format=tarfile.GNU_FORMAT) as tar:
         info = tarfile.TarInfo("a.txt")
@@ -45,16 +46,24 @@ def tree(*entries: tarfile.TarInfo) -> bytes:
         tar.addfile(info, io.BytesIO(b"hi"))
         for entry in entries:
             tar.addfile(entry)
+        if git_object:
+            for name in (".git", ".git/objects", ".git/objects/ab"):
+                info = tarfile.TarInfo(name)
+                info.type, info.mode = tarfile.DIRTYPE, 0o755
+                tar.addfile(info)
+            info = tarfile.TarInfo(".git/objects/ab/cd")
+            info.size = len(git_object)
+            tar.addfile(info, io.BytesIO(git_object))
     return zstandard.ZstdCompressor().compress(plain.getvalue())
 
 
-async def world(folder: Path, packed: bytes | None = None) -> World:
+async def world(folder: Path, packed: bytes | None = None, *, clone: bool = False) -> World:
     """A gateway with one archived execution that has everything."""
     made = World()
     now = made.clock.now()
     packed = packed or tree()
     (folder / "t").write_bytes(packed)
-    digest = await in_thread(lambda stop: tree_digest(folder / "t", importing._TREE, stop))
+    digest = await in_thread(lambda stop: tree_digest(folder / "t", importing._TREE, stop, clone=clone))
     record = await made.record(
         state=State.COMPLETED, started_at=now, ended_at=now, last_sequence=1, archived=True, title="hello",
         usage=Usage(requests=1, input_tokens=5, cost_usd=3.0), message="\x1b]0;evil\x07",
@@ -64,7 +73,7 @@ async def world(folder: Path, packed: bytes | None = None) -> World:
     ids = {"execution_id": ID, "project_id": "default"}
     data = Execute.model_validate({**ids, "prompt": "p", "model_config": model, "submitted_at": now})
     event = Event("dev.ocf.task.execute.v1", "/test", "1", now, data.model_dump_json(by_alias=True).encode(), ID)
-    given = ExecutionInput(tree=digest, conversation=hashlib.sha256(b"{}").hexdigest())
+    given = ExecutionInput(tree=digest, clone=clone, conversation=hashlib.sha256(b"{}").hexdigest())
     objects: Objects = {
         "manifest.json": json.dumps({"version": 1, **ids, "objects": [], "record": kept}).encode(),
         "events.ndjson": event.line() + b"\n",
@@ -285,6 +294,21 @@ async def test_a_tree_with_an_entry_that_leads_out_is_refused(tmp_path: Path, ki
     made = await world(tmp_path, tree(bad))
     answer = await taken(made, await exported(made))
     assert (answer.status_code, "input.tar.zst" in answer.json()["detail"]) == (422, True)
+
+
+async def test_a_forged_clone_does_not_replace_the_tree_of_others(tmp_path: Path) -> None:
+    """The digest of a clone leaves out git's objects: a bundle may have others than the tree stored under it."""
+    stored, forged = tree(git_object=b"honest"), tree(git_object=b"forged")
+    made = await world(tmp_path, stored, clone=True)
+    bundle = await exported(made)
+    answer = await taken(made, bundle)
+    assert answer.status_code == 201, answer.text
+    answer = await taken(made, packed({**unpacked(bundle), "input.tar.zst": forged}))
+    assert answer.status_code == 201, answer.text
+    trees = {key: data for key, data in made.store.objects.items() if re.fullmatch(r"other/inputs/\w+\.tar\.zst", key)}
+    assert list(trees.values()) == [stored]
+    users = [key for key in made.store.objects if key.startswith("other/inputs/") and ".users/" in key]
+    assert len(users) == 2  # the second import uses the tree, too: it stays until both are deleted
 
 
 async def test_who_may_export_and_import(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
-"""The client of a gateway whose token ends: it asks for another one, once."""
+"""The client of a gateway: tokens that end, for which it asks once, names, redirects and its address."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -56,6 +57,23 @@ async def test_a_name_that_would_be_another_address_is_refused(name: str) -> Non
     with pytest.raises(CallFailed, match="an id or a name"):
         await gateway.call("DELETE", f"/triggers/{name}")
     assert sent == []
+
+
+@pytest.mark.parametrize("location", ["https://h/tasks", "/tasks", None])
+async def test_a_redirect_is_no_success(tmp_path: Path, location: str | None) -> None:
+    """An ingress redirects plain HTTP: the gateway has done nothing, so no call may look as if it had."""
+    headers = {"Location": location} if location else {}
+    http = httpx2.AsyncClient(transport=httpx2.MockTransport(lambda _: httpx2.Response(301, headers=headers)))
+    gateway = GatewayClient(Address("http://h"), lambda: Address("http://h"), http)
+    (tmp_path / "bundle").write_bytes(b"x")
+    said = f"redirects to {location}; use that address" if location else "the gateway answered 301"
+    with pytest.raises(CallFailed, match=said) as called:
+        await gateway.call("POST", "/tasks/x/cancel")
+    with pytest.raises(CallFailed, match=said) as downloaded:
+        assert [piece async for piece in gateway.download("/tasks/x/output")] == []
+    with pytest.raises(CallFailed, match=said) as uploaded:
+        await gateway.upload("/bundles", tmp_path / "bundle", "application/x-tar")
+    assert [one.value.status for one in (called, downloaded, uploaded)] == [301, 301, 301]
 
 
 async def test_a_connection_asks_once_for_its_address() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 
 import pytest
 
@@ -11,6 +12,7 @@ from ocf.events.command_payloads import Submit
 from ocf.events.fact_payloads import ChangedFile, DiffSummary
 from ocf.events.lifecycle import State
 from ocf.events.output import ChunkType
+from ocf.events.ports import Message
 from tests.support.gateway import DAMAGED, ID, World, counted_alive, submit_event
 
 
@@ -160,6 +162,65 @@ async def test_a_message_that_is_no_chunk_is_a_gap_and_stops_nobody() -> None:
         await world.bus.publish(subjects.output("default", ID), data, headers)
     await world.chunk(3)
     assert await spans(world) == [1, (2, 2), 3]
+
+
+@pytest.mark.parametrize("query", ["", "?from=2", "?from=3", "?format=text"])
+@pytest.mark.parametrize("lacks", [1, 2, 3])
+async def test_what_a_lagging_copy_lacks_is_no_gap(monkeypatch: pytest.MonkeyPatch, lacks: int, query: str) -> None:
+    """A replica that lags may answer the read: the caller is asked to come again, and then everything is given."""
+    world = World()
+    await world.record(state=State.COMPLETED, last_sequence=3)
+    lines = [await world.chunk(seq) for seq in (1, 2, 3)]
+    lag(monkeypatch, world, lacks)
+    answer = await world.client.get(f"/tasks/{ID}/output{query}")
+    assert (answer.status_code, "gap" in answer.text) == (503, False)
+    async with world.socket(f"/tasks/{ID}/stream") as socket:
+        said, close = await socket.until_close()
+    assert [one["type"] for one in said] == ["text"] * (3 - lacks)
+    assert close["code"] == 1013
+    assert close["reason"].endswith(f"; resume from={4 - lacks}")
+    monkeypatch.undo()
+    assert (await world.client.get(f"/tasks/{ID}/output")).content == b"\n".join(lines) + b"\n"
+
+
+async def test_a_lagging_copy_of_a_long_output_is_noticed_in_its_middle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read from the middle begins behind most of the stream; that the copy has nothing there yet is no expiry."""
+    world = World()
+    await world.record(state=State.COMPLETED, last_sequence=4_000)
+    for seq in range(1, 4_001):
+        await world.chunk(seq)
+    lag(monkeypatch, world, 1)
+    assert (await world.client.get(f"/tasks/{ID}/output?from=3990")).status_code == 503
+    assert await sequences(world, "?from=3990&to=3992") == [3990, 3991, 3992]  # it has these
+    monkeypatch.undo()
+    assert await sequences(world, "?from=3999") == [3999, 4000]
+
+
+async def test_a_lagging_copy_is_no_matter_where_the_archive_has_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor when what it lacks is no chunk and all chunks were read."""
+    world = World()
+    await world.record(state=State.COMPLETED, last_sequence=3)
+    for seq in (1, 2, 3):
+        await world.chunk(seq)
+    await world.bus.publish(subjects.output("default", ID), b"no chunk", {})
+    lag(monkeypatch, world, 1)
+    assert await sequences(world) == [1, 2, 3]
+    lag(monkeypatch, world, 2)
+    await world.archive(3)
+    assert await sequences(world) == [1, 2, 3]
+
+
+def lag(monkeypatch: pytest.MonkeyPatch, world: World, lacks: int) -> None:
+    """Let the copy of the output that answers reads lack the latest messages; the leader has them."""
+    whole = world.bus.history
+
+    async def lagging(stream: str, subject: str, *, after: int = 0) -> AsyncIterator[Message]:
+        newest = await world.bus.last(stream, subject)
+        async for message in whole(stream, subject, after=after):
+            if stream != subjects.OUTPUT or newest is None or message.sequence <= newest.sequence - lacks:
+                yield message
+
+    monkeypatch.setattr(world.bus, "history", lagging)
 
 
 async def test_the_archive_goes_out_as_it_is_to_who_takes_gzip() -> None:

@@ -229,7 +229,10 @@ async def store_checked(store: ObjectStore, history: History, checked: Checked) 
                 await store.put_file(ref.object_key(name), path)
         if given is not None and given.tree is not None and TREE in checked.files:
             await store.put(input_user(ref, given.tree), b"{}", content_type="application/json")
-            await store.put_file(input_key(ref.project, given.tree), checked.files[TREE])
+            key = input_key(ref.project, given.tree)
+            # Others share a stored tree, and the digest of a clone does not cover git's objects: never replace one.
+            if await store.head(key) is None:
+                await store.put_file(key, checked.files[TREE])
         kept = json.loads(record.model_dump_json(exclude_defaults=True))
         manifest = {**checked.manifest, **{name: kept[name] for name in ("project_id", "execution_id")}, "record": kept}
         content = json.dumps(manifest, indent=2).encode()

@@ -110,13 +110,14 @@ class ForkServer:
         """
         await self.start()
         assert self._socket is not None
-        answer: asyncio.Future[Forked] = asyncio.get_running_loop().create_future()
-        self._pending.append(answer)
         own = without_secrets(env) if parent else None
         request = {"name": name, "module": module, "cwd": str(cwd), "log": str(log), "without_secrets": own}
         with suppress(ConnectionError), _in_memory(json.dumps(dict(env)).encode()) as environment:
             # When it has died, the reader reports it.
             socket.send_fds(self._socket, [json.dumps(request).encode()], [environment])
+        # Only what was sent is answered: another error (no descriptor is free) must leave no one waiting in its place.
+        answer: asyncio.Future[Forked] = asyncio.get_running_loop().create_future()
+        self._pending.append(answer)
         return await answer
 
     async def _read(self, process: asyncio.subprocess.Process, ours: socket.socket) -> None:

@@ -89,8 +89,8 @@ class Child:
         self._stopping = True
         if self._watching is not None:
             self._watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._watching
+            # Whatever it ended with: the process is to be ended, and those of lower stages after it.
+            await asyncio.gather(self._watching, return_exceptions=True)
         await self._end()
 
     async def _spawn(self) -> None:
@@ -120,30 +120,40 @@ class Child:
         try:
             await asyncio.wait_for(process.wait(), self.spec.grace)
         except TimeoutError:
-            self.say(f"{self.spec.name} did not end within {self.spec.grace:.0f} s and was killed")
+            self._tell(f"{self.spec.name} did not end within {self.spec.grace:.0f} s and was killed")
         # Descendants may have outlived it.
         _signal_group(process.pid, signal.SIGKILL)
         await process.wait()
 
     async def _watch(self) -> None:
         wait = _RESTART_FIRST
+        swept: Running | None = None
         clock = asyncio.get_running_loop().time
         while True:
             assert self._process is not None
             since = clock()
             status = await self._process.wait()
-            _signal_group(self._process.pid, signal.SIGKILL)
+            if self._process is not swept:  # after a failed start its pid may belong to another process
+                _signal_group(self._process.pid, signal.SIGKILL)
+                swept = self._process
             wait = _RESTART_FIRST if clock() - since > _STABLE else min(wait * 2, _RESTART_MOST)
-            self.say(f"{self.spec.name} ended with {status}; starting it again in {wait:.1f} s (log: {self.spec.log})")
+            self._tell(
+                f"{self.spec.name} ended with {status}; starting it again in {wait:.1f} s (log: {self.spec.log})"
+            )
             await asyncio.sleep(wait)
             self.restarts += 1
             try:
                 await self._spawn()
                 await self._ready()
-                self.say(f"{self.spec.name} is back")
-            except (StackFailed, ChildProcessError) as error:
-                self.say(str(error))
+                self._tell(f"{self.spec.name} is back")
+            except (StackFailed, OSError) as error:  # OSError: no process or file could be had just now
+                self._tell(str(error))
                 await self._end()
+
+    def _tell(self, line: str) -> None:
+        """Say a line; a full disk or a closed pipe must not end the care for the process."""
+        with suppress(OSError):
+            self.say(line)
 
     async def _ready(self) -> None:
         try:

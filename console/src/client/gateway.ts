@@ -66,10 +66,8 @@ export class Gateway {
    */
   watch(execution: string, options: { from?: number; signal?: AbortSignal } = {}): AsyncGenerator<Chunk> {
     const { from = 1, signal } = options;
-    return chunksOf(
-      (onChunks) => watchExecution(this.#base, execution, { from, onChunks, token: this.#token }),
-      signal,
-    );
+    const access = { token: this.#token, project: this.#project };
+    return chunksOf((onChunks) => watchExecution(this.#base, execution, { from, onChunks, ...access }), signal);
   }
 
   /** The output (NDJSON), the patch, the list of files, or the events of an execution, as an answer to read. */

@@ -24,10 +24,14 @@ type View = (typeof VIEWS)[number];
 /** TaskExecutionPanel: one execution, live or ended. */
 export function ExecutionScreen({ id }: { id: string }): ReactNode {
   const execution = useExecution(id);
-  const { task, error } = execution;
+  const { task, error, stream } = execution;
+  // The stream gives up at a 404 only after the seconds in which a new record may yet come.
+  const removed = error?.status === 404 && stream.state === "disconnected" && stream.retryAt === null;
   useEffect(() => {
-    if (task) document.title = `${visible(task.title ?? "", 80) || words(task.status)} · OpenCode Functions`;
-  }, [task]);
+    if (!task) return;
+    const title = visible(task.title ?? "", 80) || words(task.status);
+    document.title = `${removed ? "Removed" : title} · OpenCode Functions`;
+  }, [task, removed]);
   if (!task) {
     if (error) return <Failure error={error} onRetry={execution.refresh} alone />;
     return (
@@ -36,7 +40,43 @@ export function ExecutionScreen({ id }: { id: string }): ReactNode {
       </div>
     );
   }
+  if (removed) return <Removed id={id} execution={execution} task={task} />;
   return <Panel id={id} execution={execution} task={task} />;
+}
+
+/** One that was deleted elsewhere while it was watched: nothing can be done with it, but what it said stays. */
+function Removed({ id, execution, task }: { id: string; execution: Execution; task: Task }): ReactNode {
+  const said = execution.chunks.length > 0;
+  return (
+    <div className="execution">
+      <header className="execution-head">
+        <div className="execution-title">
+          <a className="crumb" href={href("/")}>
+            Executions
+          </a>
+          <h1>{visible(task.title ?? "") || "Untitled execution"}</h1>
+        </div>
+        <div className="outcome" role="alert">
+          <strong>This execution was removed</strong>
+          <span>It was deleted{said ? "; what it said until then is below" : ""}.</span>
+        </div>
+      </header>
+      {said && (
+        <div className="execution-body">
+          <div className="execution-main" style={{ gridColumn: "1 / -1" }}>
+            {/* It no longer runs, whatever the last record said. */}
+            <TranscriptView
+              id={id}
+              execution={execution}
+              task={{ ...task, status: "cancelled" }}
+              ended
+              onFile={() => undefined}
+            />
+          </div>
+        </div>
+      )}
+    </div>
+  );
 }
 
 function Panel({ id, execution, task }: { id: string; execution: Execution; task: Task }): ReactNode {

@@ -14,9 +14,9 @@ export class Refused extends Error {
     super(message);
   }
 
-  /** Whether asking again cannot help: not allowed, or not there. */
+  /** Whether asking again cannot help: not allowed, not there, in several projects (409), or not valid (422). */
   get final(): boolean {
-    return [400, 401, 403, 404, 410].includes(this.status);
+    return [400, 401, 403, 404, 409, 410, 422].includes(this.status);
   }
 }
 
@@ -38,14 +38,21 @@ export interface Gateway {
  *
  * @param base without a final slash, `""` for the page's own origin
  * @param token the caller's own bearer token, if the gateway asks for one
+ * @param project the execution's project; an id that several projects have is refused without it
  */
-export function httpGateway(base: string, execution: string, token: () => string | null = () => null): Gateway {
+export function httpGateway(
+  base: string,
+  execution: string,
+  token: () => string | null = () => null,
+  project?: string,
+): Gateway {
   const task = `${base}/tasks/${encodeURIComponent(execution)}`;
 
-  async function call(path: string, init: RequestInit = {}): Promise<Response> {
+  async function call(path: string, init: RequestInit = {}, query: Record<string, string> = {}): Promise<Response> {
     const bearer = token();
     const headers = bearer ? { Authorization: `Bearer ${bearer}` } : undefined;
-    const response = await fetch(task + path, { ...init, headers, cache: "no-store" });
+    const search = new URLSearchParams(project === undefined ? query : { ...query, project_id: project }).toString();
+    const response = await fetch(task + path + (search && `?${search}`), { ...init, headers, cache: "no-store" });
     if (!response.ok) throw await refusal(response);
     return response;
   }
@@ -55,7 +62,7 @@ export function httpGateway(base: string, execution: string, token: () => string
       return (await (await call("/token", { method: "POST", signal })).json()) as Viewer;
     },
     async *history(from, signal) {
-      const response = await call(`/output?format=ndjson&from=${from}`, { signal });
+      const response = await call("/output", { signal }, { format: "ndjson", from: String(from) });
       if (response.body) yield* readChunks(response.body);
     },
     async probe(signal) {

@@ -14,6 +14,13 @@ export interface WatchOptions {
   readonly onStatus?: (status: StreamStatus) => void;
 }
 
+export interface WatchExecutionOptions extends Omit<WatchOptions, "gateway" | "connectors"> {
+  /** The caller's own bearer token, if the gateway asks for one. */
+  readonly token?: () => string | null;
+  /** The execution's project; an id that several projects have is refused without it. */
+  readonly project?: string;
+}
+
 export interface Watch {
   readonly status: StreamStatus;
   /** Resolves once it has ended, was closed, or cannot go on. */
@@ -29,12 +36,12 @@ export interface Watch {
 export function watchExecution(
   base: string,
   execution: string,
-  options: Omit<WatchOptions, "gateway" | "connectors"> & { token?: () => string | null },
+  { token, project, ...options }: WatchExecutionOptions,
 ): Watch {
   return watch({
     ...options,
-    gateway: httpGateway(base, execution, options.token),
-    connectors: defaultConnectors(base, execution, options.token),
+    gateway: httpGateway(base, execution, token, project),
+    connectors: defaultConnectors(base, execution, token, project),
   });
 }
 
@@ -43,11 +50,13 @@ export function defaultConnectors(
   base: string,
   execution: string,
   token: () => string | null = () => null,
+  project?: string,
 ): Connector[] {
   const url = (from: number): string => {
     const address = new URL(`${base}/tasks/${encodeURIComponent(execution)}/stream`, globalThis.location?.href);
     address.protocol = address.protocol.replace("http", "ws");
     address.searchParams.set("from", String(from));
+    if (project !== undefined) address.searchParams.set("project_id", project);
     return address.href;
   };
   // A browser cannot set headers on a WebSocket: the token goes as a subprotocol, never into the address.

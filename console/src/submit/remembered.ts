@@ -12,9 +12,18 @@ export function isRemembered(execution: string): boolean {
 /** Keeps what was submitted: all but keys, secrets' values and files for this tab, project and model for the next time. */
 export function remember(execution: string, form: Form): void {
   const secrets = form.secrets.map((one) => ({ ...one, value: "" }));
-  sessionStorage.setItem(SUBMITTED + execution, JSON.stringify({ ...form, key: "", attachments: [], secrets }));
+  keep(sessionStorage, SUBMITTED + execution, { ...form, key: "", attachments: [], secrets });
   const { project, provider, model, endpoint } = form;
-  localStorage.setItem(LAST, JSON.stringify({ project, provider, model, endpoint }));
+  keep(localStorage, LAST, { project, provider, model, endpoint });
+}
+
+function keep(storage: Storage, name: string, value: object): void {
+  try {
+    storage.setItem(name, JSON.stringify(value));
+  } catch {
+    // Full. The execution was accepted: an error here would look like a failed submit and make the user pay twice.
+    // Without it "Run again" starts from what the gateway knows.
+  }
 }
 
 /** The form as the address asks for it: like an execution, from its workspace, or in a session. */

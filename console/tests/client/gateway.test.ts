@@ -85,3 +85,39 @@ test("ids need no secure context", async () => {
   expect(one).toMatch(/^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$/);
   expect(one).not.toBe(other);
 });
+
+test("every call of a watch names the project", async () => {
+  const asked: string[] = [];
+  const note = (url: URL): void => {
+    asked.push(`${url.pathname.split("/").at(-1)} ${url.searchParams.get("project_id")}`);
+  };
+  let opened = false;
+  vi.stubGlobal("fetch", async (address: string) => {
+    const url = new URL(address);
+    note(url);
+    if (url.pathname.endsWith("/output")) return new Response("");
+    if (url.pathname.endsWith("/token")) return new Response("{}", { status: 503 }); // no NATS: the WebSocket is used
+    return new Response(JSON.stringify({ status: opened ? "completed" : "running", last_sequence: 0 }));
+  });
+  class Socket {
+    onopen = (): void => undefined;
+    onclose = (_event: { code: number }): void => undefined;
+    constructor(url: string) {
+      note(new URL(url));
+      opened = true;
+      setTimeout(() => this.onopen());
+      setTimeout(() => this.onclose({ code: 1000 }), 10);
+    }
+    close(): void {}
+  }
+  vi.stubGlobal("WebSocket", Socket);
+  for await (const _ of gateway.watch("e-1"));
+  expect([...new Set(asked)].sort()).toEqual(["output web", "status web", "stream web", "token web"]);
+});
+
+test.each([409, 422])("a watch that the gateway refuses with %d throws and does not ask again", async (status) => {
+  const fetch = vi.fn(async () => new Response(JSON.stringify({ detail: "say which project" }), { status }));
+  vi.stubGlobal("fetch", fetch);
+  await expect(gateway.watch("e-1").next()).rejects.toMatchObject({ status, message: "say which project" });
+  expect(fetch).toHaveBeenCalledTimes(1);
+});

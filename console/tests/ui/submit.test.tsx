@@ -1,6 +1,6 @@
 // @vitest-environment jsdom
 import { fireEvent, screen, waitFor } from "@testing-library/react";
-import { afterEach, beforeEach, expect, test } from "vitest";
+import { afterEach, beforeEach, expect, test, vi } from "vitest";
 import { SubmitScreen } from "../../src/screens/submit";
 import { leave, page, show } from "./page";
 
@@ -57,4 +57,23 @@ test("what is typed, and what is attached, while a file is read stays", async ()
   gone.arrayBuffer = () => Promise.reject(new DOMException("gone", "NotFoundError"));
   choose(gone);
   await waitFor(() => expect(screen.getByRole("alert").textContent).toBe("gone.txt: cannot be read."));
+});
+
+test("what was submitted is opened even if this browser's storage is full", async () => {
+  const posted: string[] = [];
+  page((url) => {
+    if (url.pathname.endsWith("/models")) return { models: [] };
+    posted.push(url.pathname);
+    return [202, { execution_id: "e-1" }];
+  });
+  show(<SubmitScreen />, "#/new");
+  fireEvent.change(screen.getByLabelText("What is to be done?"), { target: { value: "Look" } });
+  vi.spyOn(Storage.prototype, "setItem").mockImplementation(() => {
+    throw new DOMException("full", "QuotaExceededError");
+  });
+  fireEvent.click(screen.getByText("Run"));
+  await waitFor(() => expect(window.location.hash).toBe("#/tasks/e-1"));
+  await waitFor(() => expect(screen.getByText("Run")).toBeTruthy()); // no longer busy: a failure would show by now
+  expect(screen.queryByRole("alert")).toBeNull();
+  expect(posted).toHaveLength(1);
 });

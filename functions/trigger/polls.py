@@ -1,7 +1,8 @@
 """Polls: what changed on a forge becomes the events that its webhooks would send, with the same types and ids.
 
 A poll never fails its tick: a problem stands in the rule's state, and the next tick tries again. Time is the forge's:
-each poll reads the last minute again, and `seen` leaves out what is known of it.
+each poll reads the last minute again, and `seen` leaves out what is known of it. A forge may be slow: a poll reads as
+many items as its time allows, and the next one goes on behind the last of them.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,6 +30,7 @@ from ocf.functions.rules.poll_schedule import PollState, digest, disarm, state_k
 from ocf.functions.rules.rule import Poll
 from ocf.functions.rules.rulebook import RuleBook
 
+#: Of one poll. No item is begun after two thirds of it, except the first: the rest is for those that are read then.
 _SECONDS = 45.0
 _AGAIN = timedelta(seconds=60)
 #: The first poll looks so far back for the forge's time; it starts nothing.
@@ -76,11 +79,13 @@ class Polls:
 
     async def _poll(self, project: str, poll: Poll, state: PollState) -> PollState:
         """Publish what is new; return the state after it."""
-        async with asyncio.timeout(_SECONDS), forge_client() as client:
-            access = await self.credentials.access(client, project, poll.credential, repository=poll.repository)
-            access.address.require(poll.forge, poll.api_url, poll.credential)
-            forge = access.connect(client)
-            after, events = await self._read(forge, poll, state)
+        times = _Times.from_now()
+        async with forge_client() as client:
+            async with asyncio.timeout_at(times.begin_until):
+                access = await self.credentials.access(client, project, poll.credential, repository=poll.repository)
+                access.address.require(poll.forge, poll.api_url, poll.credential)
+                forge = access.connect(client)
+            after, events = await self._read(forge, poll, state, times)
         problem = after.problem
         for event in events:
             if len(event.data) > INBOX.bytes:
@@ -91,34 +96,99 @@ class Polls:
             await self.bus.publish(subject, event.data, {**event.headers(), **identity})
         return after.model_copy(update={"problem": problem})
 
-    async def _read(self, forge: Forge, poll: Poll, state: PollState) -> tuple[PollState, list[Event]]:
+    async def _read(self, forge: Forge, poll: Poll, state: PollState, times: _Times) -> tuple[PollState, list[Event]]:
         first, now = state.since is None, self.clock.now()
         start = state.since or now - _FIRST
-        listing = await forge.listing(poll.repository, poll.what, start - _AGAIN, state.etag)
+        async with asyncio.timeout_at(times.begin_until):
+            listing = await forge.listing(poll.repository, poll.what, start - _AGAIN, state.etag)
         if not listing.modified:
             return state.model_copy(update={"problem": ""}), []
         known = state.seen
         items = sorted((one for one in listing.items if _item(one) not in known), key=changed_at)
-        latest = max((start, *map(changed_at, items)))
+        latest = max((start, *map(changed_at, listing.items)))
         floor = (latest if first else start) - _AGAIN
         batch = [one for one in items if changed_at(one) >= floor][: None if first else _ITEMS]
-        seen, events = {_item(one): changed_at(one) for one in batch}, []
-        changes, left_out = await _changes(forge, poll, batch, floor)
-        for change in changes:
+        read = await _read_items(forge, poll, batch, floor, known, times)
+        done = batch[: read.count]
+        seen, events = {_item(one): changed_at(one) for one in done} | read.slow, []
+        for change in read.changes:
             event = forge_event(poll.forge, change.name, change.payload, json.dumps(change.payload).encode(), now)
             if (key := _short(event.id)) not in known:
                 seen[key] = change.time
                 events.append(event)
-        more = len(batch) < len(items) and not first
-        latest = max((start, *map(changed_at, batch))) if more else latest
-        problem = (
-            "there are more changes than the forge lists, or too large ones; they were not read"
-            if listing.cut
-            else left_out
-        )
+        more = len(done) < len(batch if first else items)
+        if more and not first:
+            latest = max((start, *map(changed_at, done)))
+        cut = "there are more changes than the forge lists, or too large ones; they were not read"
+        problem = cut if listing.cut else read.problem
+        problem = "" if first and not read.slow else problem  # what is old may be left out
         kept = {key: time for key, time in {**known, **seen}.items() if time >= latest - _AGAIN}
-        fields = {"since": latest, "etag": None if more else listing.etag, "seen": kept}
-        return state.model_copy(update={**fields, "problem": "" if first else problem}), [] if first else events
+        # A first poll that is not at its end goes on as the first: what it has not read yet is old as well.
+        since = None if more and first else latest
+        fields = {"since": since, "etag": None if more else listing.etag, "seen": kept, "problem": problem}
+        return state.model_copy(update=fields), [] if first else events
+
+
+@dataclass(frozen=True)
+class _Times:
+    """When a poll begins with no further item, and when it ends, by the event loop's time."""
+
+    begin_until: float
+    end: float
+
+    @classmethod
+    def from_now(cls) -> _Times:
+        now = asyncio.get_running_loop().time()
+        return cls(now + _SECONDS * 2 / 3, now + _SECONDS)
+
+
+@dataclass
+class _ReadItems:
+    """The first `count` items of a batch are done; `slow` marks one that needed all the time, and was not done."""
+
+    count: int = 0
+    changes: list[Change] = field(default_factory=list)
+    slow: dict[str, datetime] = field(default_factory=dict)
+    problem: str = ""
+
+
+async def _read_items(
+    forge: Forge, poll: Poll, batch: list[dict[str, Any]], floor: datetime, known: Mapping[str, datetime], times: _Times
+) -> _ReadItems:
+    """Read items in their order while there is time, at least one of them.
+
+    One that needs all the time for itself is left out at the second poll in which it does: a forge may be slow for
+    once.
+    """
+    loop, read, size = asyncio.get_running_loop(), _ReadItems(), 1
+    while read.count < len(batch) and (read.count == 0 or loop.time() < times.begin_until):
+        began, part = loop.time(), batch[read.count : read.count + size]
+        try:
+            async with asyncio.timeout_at(times.end):
+                changes, left_out = await _changes(forge, poll, part, floor)
+        except (TimeoutError, ForgeUnavailable) as error:
+            if not _slow(error, loop.time() - began):
+                raise
+            if read.count:
+                break  # they had not all the time: the next poll begins with them
+            mark = _short(f"slow {_item(part[0])}")
+            if mark not in known:
+                read.slow[mark], read.problem = changed_at(part[0]), _why(error, poll)
+                break
+            changes, left_out = [], f"an item was left out: {_why(error, poll)}"
+        read.count += len(part)
+        read.changes += changes
+        read.problem = left_out or read.problem
+        # Each call for a portion reads the repository again, so portions grow, as far as the time seems to allow.
+        ended = loop.time()
+        pace = max(ended - began, 0.001) / len(part)
+        size = max(1, min(2 * size, int((times.begin_until - ended) / pace)))
+    return read
+
+
+def _slow(error: TimeoutError | ForgeUnavailable, seconds: float) -> bool:
+    """Return whether it was the time that was not enough: other failures of a forge end, and leave nothing out."""
+    return isinstance(error, TimeoutError) or (not error.retry_after and seconds > _SECONDS / 2)
 
 
 async def _changes(forge: Forge, poll: Poll, batch: list[dict[str, Any]], floor: datetime) -> tuple[list[Change], str]:
@@ -160,5 +230,5 @@ def _why(error: BaseException, poll: Poll) -> str:
     if isinstance(error, OcfError | ForgeRefused):
         return str(error)
     if isinstance(error, TimeoutError):
-        return f"the forge did not answer within {_SECONDS:g} s"
+        return "the forge did not answer in time"
     return f"the answer is not one of {poll.forge}: {type(error).__name__} {error}"

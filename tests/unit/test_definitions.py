@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from ocf.events.command_payloads import Execute
+from ocf.events.optional_task_fields import MAX_DEFINITION_BYTES
+from ocf.events.untrusted_json import MIB
 from ocf.functions.core.agent_definitions import (
     PLAN_PERMISSIONS,
     InvalidDefinition,
@@ -17,7 +21,10 @@ from ocf.functions.core.agent_definitions import (
     skill_definition,
 )
 from ocf.functions.execute.agent.config import permission_rules, shell_allowed
-from ocf.functions.execute.inputs.definition_sources import merged, of_repository
+from ocf.functions.execute.inputs import definition_sources
+from ocf.functions.execute.inputs.definition_sources import merged, of_repository, of_task
+from ocf.functions.workspace import Sources
+from ocf.functions.workspace.safe_walk import Entry, Walk, walk
 
 
 def test_an_agent_keeps_its_prompt_and_permissions_and_loses_its_model() -> None:
@@ -173,3 +180,68 @@ async def test_a_repository_brings_definitions_and_nothing_else(tmp_path: Path) 
     (tmp_path / "linked").mkdir()
     (tmp_path / "linked/.opencode").symlink_to(tmp_path / ".opencode")
     assert not await of_repository(tmp_path / "linked")
+
+
+async def test_a_definition_of_a_repository_that_cannot_be_read_is_ignored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Too large, too many files, or not readable: the others are found, and the output says why."""
+    for path, size in {
+        ".opencode/agents/good.md": 10,
+        ".opencode/agents/huge.md": MAX_DEFINITION_BYTES + 1,
+        ".opencode/agents/secret.md": 10,
+        ".opencode/commands/go.md": 10,
+        ".opencode/skills/large/SKILL.md": 10,
+        ".opencode/skills/large/data.bin": 2 * MIB + 1,
+        ".opencode/skills/ship/SKILL.md": 10,
+        **{f".opencode/skills/many/{number}.txt": 1 for number in range(200)},
+        ".opencode/skills/many/SKILL.md": 10,
+        ".claude/skills/large/SKILL.md": 10,
+    }.items():
+        file = tmp_path / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x" * size)
+    opened = definition_sources.open_file
+
+    def refused(entry: Entry) -> int:  # the suite may run as root, who may read every file
+        if entry.name == "secret.md":
+            raise PermissionError(13, "Permission denied", entry.name)
+        return opened(entry)
+
+    def closed(top: Path, how: Walk) -> Iterator[Entry]:
+        if top == tmp_path / ".agents/skills":
+            raise PermissionError(13, "Permission denied", str(top))
+        return walk(top, how)
+
+    (tmp_path / ".agents/skills").mkdir(parents=True)
+    monkeypatch.setattr(definition_sources, "open_file", refused)
+    monkeypatch.setattr(definition_sources, "walk", closed)
+    found = await of_repository(tmp_path)
+    assert (set(found.agents), set(found.skills), set(found.commands)) == ({"good"}, {"ship"}, {"go"})
+    assert sorted(found.ignored) == [
+        ".agents/skills: it cannot be read (Permission denied)",
+        "agent huge: huge.md is too large",
+        "agent secret: it cannot be read (Permission denied)",
+        "skill large: data.bin is too large",
+        "skill many: .opencode/skills/many has more than 200 files",
+    ]
+
+
+@pytest.mark.parametrize("whole", [True, False], ids=["a folder", "one"])
+async def test_a_definition_of_the_task_that_cannot_be_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, whole: bool
+) -> None:
+    """The task asked for it, so the message names it."""
+    for name, size in {"a": 10, "huge": MAX_DEFINITION_BYTES + 1}.items():
+        (tmp_path / f"{name}.md").write_bytes(b"x" * size)
+
+    async def cloned(*_: object) -> Path:
+        return tmp_path
+
+    monkeypatch.setattr(definition_sources._Clones, "of", cloned)
+    source = {"from": {"git": "https://example.com/a.git"}}
+    ids = {"execution_id": "00000000-0000-4000-8000-000000000001", "project_id": "p"}
+    fields = {**ids, "prompt": "go", "submitted_at": "2026-01-01T00:00:00Z"}
+    task = Execute.model_validate({**fields, "agents": source if whole else {"huge": source, "a": source}})
+    with pytest.raises(InvalidDefinition, match=r"huge\.md is too large"):
+        await of_task(task, tmp_path, Sources())

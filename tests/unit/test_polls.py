@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -212,6 +214,97 @@ async def test_a_burst_is_read_in_portions_without_loss(hub: Hub) -> None:
         await tick(b)
     found = await inbox(b)
     assert sorted(int(one.subject or 0) for one in found) == list(range(1, 61))
+
+
+def slowly(hub: Hub, monkeypatch: pytest.MonkeyPatch, wait: Callable[[str], float], limit: float) -> None:
+    """Make each call last as long as `wait` says of its path; a poll has `limit` seconds."""
+    monkeypatch.setattr(polls, "_SECONDS", limit)
+
+    async def handle(request: httpx2.Request) -> httpx2.Response:
+        await asyncio.sleep(wait(request.url.path))
+        return hub.handle(request)
+
+    client = lambda: httpx2.AsyncClient(transport=httpx2.MockTransport(handle))  # noqa: E731
+    monkeypatch.setattr(polls, "forge_client", client)
+
+
+async def test_a_slow_forge_is_read_as_far_as_the_time_allows(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The next poll goes on there: nothing is lost, nothing doubled, and in the order of the changes."""
+    b = await polling_bench()
+    await tick(b)
+    for number in range(1, 31):
+        hub.open(number, number / 60)
+    slowly(hub, monkeypatch, lambda _: 0.02, 0.4)
+    counts = [0]
+    while counts[-1] < 30 and len(counts) < 60:
+        await tick(b)
+        counts.append(len(await inbox(b)))
+    assert counts[-1] == 30
+    await tick(b)
+    assert [one.subject for one in await inbox(b)] == [str(number) for number in range(1, 31)]
+    assert await problem(b) == ""
+
+
+async def test_a_slow_forge_starts_nothing_for_old_items(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A first poll that needs more than its time goes on as the first one."""
+    b = await polling_bench()
+    for number in range(1, 31):
+        hub.open(number, number / 60)
+    slowly(hub, monkeypatch, lambda _: 0.02, 0.4)
+    positions: list[datetime | None] = [None]
+    while positions[-1] is None and len(positions) < 30:
+        await tick(b)
+        state = await poll_schedule.read_state(b.deps.triggers, PROJECT, "fix")
+        assert state is not None
+        positions.append(state.since)
+    assert positions[-1] is not None
+    assert len(positions) > 2
+    hub.label(1, "agent", 0.6)
+    for _ in range(3):
+        await tick(b)
+    assert [(one.type, one.subject) for one in await inbox(b)] == [("com.github.issues.labeled", "1")]
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["too slow", "no answer"])
+async def test_an_item_that_needs_all_the_time_stops_no_other(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, away: bool
+) -> None:
+    """It is tried in two polls, as the forge may be slow for once; then it is left out, and a problem."""
+    b = await polling_bench()
+    await tick(b)
+    for number in range(1, 4):
+        hub.open(number, number / 60)
+    if away:
+        monkeypatch.setattr(http, "_SECONDS", 0.5)
+    slowly(hub, monkeypatch, lambda path: 5 if path.endswith("/2/events") else 0, 0.8)
+    problems = []
+    for _ in range(4):
+        await tick(b)
+        problems.append(await problem(b))
+    assert [one.subject for one in await inbox(b)] == ["1", "3"]
+    assert sum("an item was left out" in one for one in problems) == 1
+    assert sum("did not answer" in one and "left out" not in one for one in problems) >= 1
+    assert problems[-1] == ""
+
+
+async def test_a_forge_that_fails_fast_loses_no_item(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its failures may end, so they leave nothing out."""
+    b = await polling_bench()
+    await tick(b)
+    hub.open(1, 1)
+    healthy = hub.handle
+
+    def failing(request: httpx2.Request) -> httpx2.Response:
+        return reply(502, {}) if request.url.path.endswith("/events") else healthy(request)
+
+    monkeypatch.setattr(hub, "handle", failing)
+    slowly(hub, monkeypatch, lambda _: 0, 5)
+    for _ in range(4):
+        await tick(b)
+    assert "502" in await problem(b)
+    monkeypatch.setattr(hub, "handle", healthy)
+    await tick(b)
+    assert [one.subject for one in await inbox(b)] == ["1"]
 
 
 async def test_a_rate_limit_is_waited_for(hub: Hub) -> None:

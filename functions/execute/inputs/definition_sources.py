@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -63,25 +64,25 @@ async def of_task(task: Execute, folder: Path, sources: workspace.Sources) -> Ta
 
 
 async def of_repository(directory: Path) -> TaskDefinitions:
-    """Return the definitions in a workspace's own folders; unusable ones are ignored.
+    """Return the definitions in a workspace's own folders; unusable and unreadable ones are ignored.
 
     Nothing else of its configuration is read: no plugins, no MCP servers, no `opencode.json`.
     """
     ignored: list[str] = []
 
-    def usable(kind: str, found: Mapping[str, Mapping[str, bytes]], make: Callable[..., T]) -> dict[str, T]:
+    def usable(kind: str, folders: tuple[str, ...], read: _Read, make: Callable[[str, _Files], T]) -> dict[str, T]:
         made = {}
-        for name, files in found.items():
+        for name, found in _first(directory, folders, read, ignored).items():
             try:
-                made[name] = make(name, files)
-            except InvalidDefinition as error:
-                ignored.append(f"{kind} {name}: {error}")
+                made[name] = make(name, _readable(found))
+            except (InvalidDefinition, OSError) as error:
+                ignored.append(f"{kind} {name}: {_why(error)}")
         return made
 
     def read() -> TaskDefinitions:
-        agents = usable("agent", _first(directory, _AGENT_FOLDERS, _files), _agent)
-        skills = usable("skill", _first(directory, _SKILL_FOLDERS, _skills), skill_definition)
-        commands = usable("command", _first(directory, _COMMAND_FOLDERS, _files), _command)
+        agents = usable("agent", _AGENT_FOLDERS, _files, _agent)
+        skills = usable("skill", _SKILL_FOLDERS, _skills, skill_definition)
+        commands = usable("command", _COMMAND_FOLDERS, _files, _command)
         return TaskDefinitions(agents, skills, commands, tuple(ignored))
 
     return await in_thread(lambda _: read())
@@ -115,19 +116,24 @@ class _Clones:
         return self._made[key]
 
 
-#: Reads definitions below a folder: files by their path, by the name of the definition.
-_Read = Callable[[Path, str], dict[str, dict[str, bytes]]]
+#: Files of a definition by their path.
+_Files = Mapping[str, bytes]
+#: Files of a definition, or why they cannot be read: who reads many decides whether one stops the others.
+_Found = _Files | InvalidDefinition | OSError
+#: Reads the definitions below a folder, one by one, with their names.
+_Read = Callable[[Path, str], Iterator[tuple[str, _Found]]]
 
 
 async def _collected(
-    field_name: str, asked: Definitions, clones: _Clones, read: _Read, make: Callable[[str, Mapping[str, bytes]], T]
+    field_name: str, asked: Definitions, clones: _Clones, read: _Read, make: Callable[[str, _Files], T]
 ) -> dict[str, T]:
-    found: dict[str, dict[str, bytes]] = {}
+    found: dict[str, _Files] = {}
     where = field_name
     try:
         if isinstance(asked, DefinitionFolder):
             tree = await clones.of(asked.source)
-            found = await in_thread(lambda _: read(tree, asked.source.path or ""))
+            top = asked.source.path or ""
+            found = await in_thread(lambda _: {name: _readable(one) for name, one in read(tree, top)})
             if not found:
                 raise InvalidDefinition(f"nothing found in {asked.source.path or 'the top folder'} of the repository")
         else:
@@ -147,7 +153,7 @@ async def _collected(
         raise type(error)(f"{where}: {error}") from None
 
 
-def _one(tree: Path, name: str, path: str | None, read: _Read) -> dict[str, bytes]:
+def _one(tree: Path, name: str, path: str | None, read: _Read) -> _Files:
     """Return the files of the definition `name`; `path` is its file, or a skill's folder."""
     if path is not None and path.endswith(".md"):
         *folders, last = path.split("/")
@@ -155,45 +161,81 @@ def _one(tree: Path, name: str, path: str | None, read: _Read) -> dict[str, byte
         if content is None:
             raise InvalidDefinition(f"no file {path} of at most {MAX_DEFINITION_BYTES} bytes in the repository")
         return {_SKILL: content}
-    files = _skill_files(tree, path or name) if read is _skills else read(tree, path or "").get(name, {})
+    if read is _skills:
+        files: _Files = _skill_files(tree, path or name)
+    else:
+        files = next((_readable(one) for found, one in read(tree, path or "") if found == name), {})
     if not files:
         raise InvalidDefinition(f"nothing named {name} in {path or 'the top folder'} of the repository")
     return files
 
 
-def _agent(name: str, files: Mapping[str, bytes]) -> AgentDefinition:
+def _agent(name: str, files: _Files) -> AgentDefinition:
     return agent_definition(name, decoded(files[_SKILL]))
 
 
-def _command(_: str, files: Mapping[str, bytes]) -> CommandDefinition:
+def _command(_: str, files: _Files) -> CommandDefinition:
     return command_definition(decoded(files[_SKILL]))
 
 
-def _first(directory: Path, folders: tuple[str, ...], read: _Read) -> dict[str, dict[str, bytes]]:
-    found: dict[str, dict[str, bytes]] = {}
+def _first(directory: Path, folders: tuple[str, ...], read: _Read, ignored: list[str]) -> dict[str, _Found]:
+    """Return the definitions of all folders, of one name the first; note the folders that cannot be read."""
+    found: dict[str, _Found] = {}
     for folder in folders:
-        found = {**read(directory, folder), **found}
+        below: dict[str, _Found] = {}
+        try:
+            for name, one in read(directory, folder):
+                below[name] = one
+        except OSError as error:
+            ignored.append(f"{folder}: {_why(error)}")
+        found = {**below, **found}
     return dict(list(found.items())[:MAX_DEFINITIONS])
 
 
-def _files(tree: Path, folder: str) -> dict[str, dict[str, bytes]]:
-    """Return the Markdown files of a folder by their names without the ending."""
-    found: dict[str, dict[str, bytes]] = {}
+def _files(tree: Path, folder: str) -> Iterator[tuple[str, _Found]]:
+    """Yield the Markdown files of a folder with their names without the ending."""
+    left = MAX_DEFINITIONS
     for entry in _entries(tree, folder, 0):
         name = entry.path.removesuffix(".md")
-        if name != entry.path and is_name(name) and len(found) < MAX_DEFINITIONS:
-            found[name] = {_SKILL: _content(entry, MAX_DEFINITION_BYTES)}
+        if name != entry.path and is_name(name) and left > 0:
+            left -= 1
+            yield name, _tried(partial(_file, entry))
+
+
+def _skills(tree: Path, folder: str) -> Iterator[tuple[str, _Found]]:
+    """Yield the skills of a folder: its folders that have a SKILL.md."""
+    names = [entry.path.split("/")[0] for entry in _entries(tree, folder, 1) if entry.path.endswith(f"/{_SKILL}")]
+    below = f"{folder}/" if folder else ""
+    for name in names[:MAX_DEFINITIONS]:
+        if is_name(name):
+            yield name, _tried(partial(_skill_files, tree, below + name))
+
+
+def _tried(read: Callable[[], _Files]) -> _Found:
+    try:
+        return read()
+    except (InvalidDefinition, OSError) as error:
+        return error
+
+
+def _readable(found: _Found) -> _Files:
+    """Return the files. Raises InvalidDefinition or OSError: they cannot be read."""
+    if isinstance(found, InvalidDefinition | OSError):
+        raise found
     return found
 
 
-def _skills(tree: Path, folder: str) -> dict[str, dict[str, bytes]]:
-    """Return the skills of a folder: its folders that have a SKILL.md."""
-    names = [entry.path.split("/")[0] for entry in _entries(tree, folder, 1) if entry.path.endswith(f"/{_SKILL}")]
-    below = f"{folder}/" if folder else ""
-    return {name: _skill_files(tree, below + name) for name in names[:MAX_DEFINITIONS] if is_name(name)}
+def _why(error: InvalidDefinition | OSError) -> str:
+    """Return why a definition is ignored; a repository's names of files need not be UTF-8, but output is."""
+    text = f"it cannot be read ({error.strerror or error})" if isinstance(error, OSError) else str(error)
+    return text.encode(errors="backslashreplace").decode()
 
 
-def _skill_files(tree: Path, folder: str) -> dict[str, bytes]:
+def _file(entry: Entry) -> _Files:
+    return {_SKILL: _content(entry, MAX_DEFINITION_BYTES)}
+
+
+def _skill_files(tree: Path, folder: str) -> _Files:
     files: dict[str, bytes] = {}
     left = _SKILL_BYTES
     for entry in _entries(tree, folder, _SKILL_DEPTH):

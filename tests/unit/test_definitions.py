@@ -24,7 +24,7 @@ from ocf.functions.execute.agent.config import permission_rules, shell_allowed
 from ocf.functions.execute.inputs import definition_sources
 from ocf.functions.execute.inputs.definition_sources import merged, of_repository, of_task
 from ocf.functions.workspace import Sources
-from ocf.functions.workspace.safe_walk import Entry, Walk, walk
+from ocf.functions.workspace.safe_walk import Entry, Walk, open_file, walk
 
 
 def test_an_agent_keeps_its_prompt_and_permissions_and_loses_its_model() -> None:
@@ -201,7 +201,7 @@ async def test_a_definition_of_a_repository_that_cannot_be_read_is_ignored(
         file = tmp_path / path
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(b"x" * size)
-    opened = definition_sources.open_file
+    opened = open_file
 
     def refused(entry: Entry) -> int:  # the suite may run as root, who may read every file
         if entry.name == "secret.md":

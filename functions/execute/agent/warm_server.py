@@ -170,8 +170,7 @@ async def open_warm_server(
             model_proxy_url=model_proxy.base_url,
             model_proxy_token=model_proxy.token,
         )
-        # Evaluated here: a run that came while the folders were made waits, and demanded a turn that nobody had yet.
-        async with plan.turn(spare and not demanded()) as idle:
+        async with plan.turn(spare and not demanded()) as idle:  # a run may have come while the folders were made
             server = await AgentServer.start(replace(own, idle=idle and idle_priority.may_return()))
             if shared is None:
                 await _boot(server, clock, lambda sent: spare and sent < _SPARE_PROMPTS and not demanded())

@@ -11,6 +11,7 @@ no schema; it has to build.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,7 @@ PARTS, MONITORING, KEDA = ROOT / "knative/cluster", "../monitoring", "../keda"
 #: The Prometheus operator's: no cluster of the tests has it.
 _UNKNOWN = "monitoring.coreos.com/"
 Manifest = dict[str, Any]
+_USED = re.compile(r"(?<!\$)\$\((\w+)\)")
 
 
 def kubectl() -> str | None:
@@ -73,6 +75,21 @@ def mistakes(manifest: Manifest, known: dict[str, Any], *, part: bool = False) -
         if part and error.validator == "required":
             continue
         yield f"{'.'.join(map(str, error.absolute_path))}: {error.message[:300]}"
+    yield from too_early(manifest)
+
+
+def too_early(value: object) -> Iterator[str]:
+    """The variables of containers that are used, as `$(NAME)`, before the list defines them: they stay as they are."""
+    if isinstance(value, dict):
+        defined: set[str] = set()
+        variables = value.get("env") if isinstance(value.get("env"), list) else []
+        for variable in variables:
+            for name in _USED.findall(str(variable.get("value", ""))):
+                if name not in defined:
+                    yield f"env: {variable['name']} uses $({name}), which the list defines later or not at all"
+            defined.add(variable["name"])
+    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        yield from too_early(part)
 
 
 def main() -> int:

@@ -114,3 +114,14 @@ def test_the_page_says_which_versions_were_checked() -> None:
     minor = ".".join(KNOWN["kubernetes"].removeprefix("v").split(".")[:2])
     page = " ".join((ROOT / "docs/how-to/install-on-a-cluster.md").read_text().split())
     assert f"schemas of Kubernetes {minor} and Knative 1.22" in page
+
+
+def test_a_variable_that_is_used_before_its_definition_is_a_mistake() -> None:
+    """Kubernetes leaves `$(NAME)` as it is then; `$$(NAME)` is no use of it."""
+    given = copy.deepcopy(EXECUTE)
+    container = given["spec"]["template"]["spec"]["containers"][0]
+    url = {"name": "URL", "value": "http://x.$(PLACE)/$$(NOT)"}
+    container["env"] = [{"name": "PLACE", "value": "a"}, url]
+    assert list(mistakes(given, KNOWN)) == []
+    container["env"].reverse()
+    assert list(mistakes(given, KNOWN)) == ["env: URL uses $(PLACE), which the list defines later or not at all"]

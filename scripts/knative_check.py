@@ -82,8 +82,8 @@ def too_early(value: object) -> Iterator[str]:
     """The variables of containers that are used, as `$(NAME)`, before the list defines them: they stay as they are."""
     if isinstance(value, dict):
         defined: set[str] = set()
-        variables = value.get("env") if isinstance(value.get("env"), list) else []
-        for variable in variables:
+        variables = value.get("env")
+        for variable in variables if isinstance(variables, list) else ():
             for name in _USED.findall(str(variable.get("value", ""))):
                 if name not in defined:
                     yield f"env: {variable['name']} uses $({name}), which the list defines later or not at all"

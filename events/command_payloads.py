@@ -240,6 +240,8 @@ PermissionName = Annotated[
     Field(max_length=200, json_schema_extra={"pattern": _PERMISSION}),
     AfterValidator(_known_permission),
 ]
+#: The label that names the rule which has started an execution.
+TRIGGER_LABEL = "trigger"
 Labels = Annotated[
     dict[Annotated[str, StringConstraints(pattern=_LABEL)], Annotated[Text, Field(max_length=256)]],
     Field(max_length=32, json_schema_extra={"additionalProperties": False}),

@@ -80,15 +80,19 @@ def mistakes(manifest: Manifest, known: dict[str, Any], *, part: bool = False) -
 
 def too_early(value: object) -> Iterator[str]:
     """The variables of containers that are used, as `$(NAME)`, before the list defines them: they stay as they are."""
-    if isinstance(value, dict):
-        defined: set[str] = set()
-        variables = value.get("env")
-        for variable in variables if isinstance(variables, list) else ():
-            for name in _USED.findall(str(variable.get("value", ""))):
-                if name not in defined:
-                    yield f"env: {variable['name']} uses $({name}), which the list defines later or not at all"
-            defined.add(variable["name"])
-    for part in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+    if isinstance(value, list):
+        for one in value:
+            yield from too_early(one)
+    if not isinstance(value, dict):
+        return
+    defined: set[str] = set()
+    variables = value.get("env")
+    for variable in variables if isinstance(variables, list) else ():
+        for name in _USED.findall(str(variable.get("value", ""))):
+            if name not in defined:
+                yield f"env: {variable['name']} uses $({name}), which the list defines later or not at all"
+        defined.add(variable["name"])
+    for part in value.values():
         yield from too_early(part)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from sqlalchemy import Connection, Table, delete, func, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ocf.events.command_payloads import TRIGGER_LABEL
 from ocf.events.envelope import Event
 from ocf.events.execution_record import Record
 from ocf.events.execution_ref import ExecutionRef, SessionRef
@@ -27,8 +28,6 @@ _RESULT, _INDEXED = 32 * KIB, 16 * 1024
 _MEMBER = KIB
 #: States of executions that have not ended.
 OPEN = tuple(state.value for state in State if state not in TERMINAL)
-#: Label with the name of the rule that has started an execution.
-TRIGGER_LABEL = "trigger"
 _WORD = re.compile(r"[^\W_]+")
 _WORD_LENGTH = 64
 

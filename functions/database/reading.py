@@ -10,10 +10,11 @@ from typing import Any, Literal
 from sqlalchemy import ColumnElement, Connection, RowMapping, case, exists, false, func, literal_column, select, text
 from sqlalchemy import tuple_ as row_of
 
+from ocf.events.command_payloads import TRIGGER_LABEL
 from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.lifecycle import State
 from ocf.events.output import Usage
-from ocf.functions.database.history_upserts import OPEN, TRIGGER_LABEL, words_of
+from ocf.functions.database.history_upserts import OPEN, words_of
 from ocf.functions.database.tables import Kept, executions, labels, removed_costs, sessions
 
 _COLUMNS = executions.c
@@ -191,13 +192,12 @@ def spend(connection: Connection, project: str, day: str, rule: str | None) -> f
     """Return the cost in US dollars of a project's executions of a day, or those of a rule; also of removed ones."""
     named = ((TRIGGER_LABEL, rule),) if rule is not None else ()
     wanted = Filter(frozenset({project}), labels=named, day=day)
-    query = select(func.coalesce(func.sum(_COLUMNS.cost_usd), 0.0))
-    there = connection.execute(query.where(*_conditions(wanted, connection.dialect.name))).scalar_one()
+    there = select(func.coalesce(func.sum(_COLUMNS.cost_usd), 0.0)).where(*_conditions(wanted, connection.dialect.name))
     kept = removed_costs.c
-    query = select(func.coalesce(func.sum(kept.cost_usd), 0.0)).where(kept.project_id == project, kept.day == day)
+    removed = select(func.coalesce(func.sum(kept.cost_usd), 0.0)).where(kept.project_id == project, kept.day == day)
     if rule is not None:
-        query = query.where(kept.rule == rule)
-    return float(there) + float(connection.execute(query).scalar_one())
+        removed = removed.where(kept.rule == rule)
+    return float(connection.execute(select(there.scalar_subquery() + removed.scalar_subquery())).scalar_one())
 
 
 def count_open(connection: Connection, wanted: Filter) -> int:

@@ -8,6 +8,7 @@ facts at once, because the gateways know what was submitted in the last minute (
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 
 import httpx2
@@ -105,14 +106,14 @@ class HoldingTarget:
     def __init__(self, target: Target, clock: Clock) -> None:
         self._target = target
         self._clock = clock
-        self._last: float | None = None
+        self._last = -math.inf
         self._released = asyncio.Event()
         self._timer: asyncio.Task[None] | None = None
 
     async def post(self, event: Event) -> DeliveryResult:
         """Deliver the fact, at the latest `_HOLD` seconds after the first one that followed a pause."""
         now = self._clock.monotonic()
-        if self._last is None or now - self._last > _PAUSE:
+        if now - self._last > _PAUSE:
             self._released = asyncio.Event()
             self._timer = asyncio.create_task(self._release(self._released))
         self._last = now

@@ -63,8 +63,6 @@ async def lines(gateway: Gateway, found: ExecutionHandle, start: int = 1, to: in
 
 async def _all(gateway: Gateway, found: ExecutionHandle, start: int, stop: int) -> AsyncIterator[Line]:
     bus, subject = gateway.deps.bus, subjects.output(found.project, found.execution)
-    # The leader answers this; any replica answers a read of the history, also one that lags.
-    newest = await bus.last(subjects.OUTPUT, subject) if found.ended else None
     make, lags = gap_lines(gateway.deps.clock.now), False
 
     def gap(first: int, last: int, reason: Reason) -> Line:
@@ -83,7 +81,10 @@ async def _all(gateway: Gateway, found: ExecutionHandle, start: int, stop: int) 
                 return
             async for older in _fill_gap(gateway, found, order, stop):
                 yield older
-    lags = newest is not None and read < newest.sequence
+    if found.ended and order.next <= stop:
+        # The leader answers this; any replica answers a read of the history, also one that lags.
+        newest = await bus.last(subjects.OUTPUT, subject)
+        lags = newest is not None and read < newest.sequence
     while found.ended and order.next <= stop:
         async for older in _fill_gap(gateway, found, order, stop):
             yield older

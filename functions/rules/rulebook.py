@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from ocf.events.command_payloads import Submit
+from ocf.events.command_payloads import TRIGGER_LABEL, Submit
 from ocf.events.envelope import Event, field_errors, timestamp
 from ocf.events.errors import Conflict, DeadLetter
 from ocf.events.ports import Bucket
@@ -115,7 +115,7 @@ class CompiledRule:
                 event.seconds -= time.thread_time() - began
 
         task = replace_texts(self.rule.task, rendered) if task is None else self._with_prompt(task, rendered)
-        labels = {**(task.get("labels") or {}), "trigger": self.rule.name}
+        labels = {**(task.get("labels") or {}), TRIGGER_LABEL: self.rule.name}
         ids = {"execution_id": execution, "project_id": self.project, **self._reply_to(event)}
         try:
             return Submit.model_validate_json(json.dumps({**task, "labels": labels, **ids}), strict=True)

@@ -336,7 +336,7 @@ async def test_spend_and_open_executions_of_a_project_and_of_a_label(history: Hi
 
 
 async def test_an_imported_execution_costs_its_new_project_nothing(history: History) -> None:
-    """Whether the import writes its row, or `ocf history rebuild` from its archive."""
+    """Its row has no cost, whoever writes it: the import, or `ocf history rebuild` from the archive."""
     given = {"state": State.COMPLETED, "submitted_at": NOW, "usage": Usage(cost_usd=50.0), "imported_from": "q/other"}
     await history.save(record(1, **given))
     assert await history.spend_today("p", NOW) == 0.0

@@ -41,9 +41,9 @@ async def wait_for_cleanup(*tasks: asyncio.Future[Any]) -> None:
     try:
         await asyncio.wait(tasks)
     except asyncio.CancelledError:
-        left = {task for task in tasks if not task.done()}
-        for task in left:
+        for task in tasks:  # in their order; one that is done is left alone
             task.cancel()
+        left = {task for task in tasks if not task.done()}
         while left:
             with suppress(asyncio.CancelledError):  # `cancel_and_wait` cancels again
                 _, left = await asyncio.wait(left)

@@ -10,7 +10,6 @@ import pytest
 
 from ocf.events import subjects
 from ocf.events.adapters.nats.bucket import NatsBucket
-from tests.support.processes import alive
 from tests.support.stack import Project, Stack, gapless, until
 
 pytestmark = pytest.mark.slow
@@ -76,4 +75,4 @@ async def _no_keys(project: Project) -> bool:
 
 async def _idle(stack: Stack) -> bool:
     """Whether the stack has no process below its functions."""
-    return not any(alive(child) for child in stack.children())
+    return not stack.children()

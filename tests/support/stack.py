@@ -122,11 +122,11 @@ class Stack:
             started.symlink_to("scripted")
 
     def children(self) -> list[psutil.Process]:
-        """Every process of the stack and below, but its own rows and the workers."""
+        """Every process that runs below the stack, but its own rows and the workers; zombies are left out."""
         with suppress(psutil.NoSuchProcess):
             up = psutil.Process(self.process.pid)
             own = {process.pid for process in parts(up).values()} | {process.pid for process in self.workers()}
-            return [child for child in up.children(recursive=True) if child.pid not in own]
+            return [child for child in up.children(recursive=True) if child.pid not in own and alive(child)]
         return []
 
     def workers(self) -> list[psutil.Process]:
@@ -210,7 +210,7 @@ class Project:
         """The record once the archive claims it."""
         return await self.when(execution, lambda record: record.archived, timeout)
 
-    async def running(self, execution: str, data: str, timeout: float = 30.0) -> None:
+    async def running(self, execution: str, data: str, timeout: float = 60.0) -> None:
         """Wait until a chunk with `data` in it was said."""
 
         async def said() -> bool:

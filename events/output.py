@@ -91,11 +91,14 @@ class FileChange(Model):
     deletions: int | None = None
 
 
+Phase = Literal["workspace", "setup", "agent", "model", "artifacts", "result", "retry"]
+
+
 class StatusDetail(Model):
     """A state of the life cycle or a phase within running."""
 
     state: str | None = None
-    phase: Literal["workspace", "setup", "agent", "model", "artifacts", "retry"] | None = None
+    phase: Phase | None = None
     attempt: int = 1
 
 
@@ -134,3 +137,8 @@ class Draft(Model):
     data: str = ""
     detail: dict[str, Any] | None = None
     merge_key: str | None = None
+
+
+def status_draft(text: str, phase: Phase) -> Draft:
+    """Return a status chunk that states the phase of the run; its publisher adds the attempt."""
+    return Draft(type=ChunkType.STATUS, data=text, detail={"phase": phase})

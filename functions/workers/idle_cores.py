@@ -18,7 +18,7 @@ _MIN_IDLE = 0.5
 
 
 class IdleCores:
-    """Measures between two calls; the first call only begins."""
+    """Measures between two calls; the first call, and each after `restart`, only begins."""
 
     def __init__(self, pressure: tuple[Path, ...] = _PRESSURE, stat: Path = _STAT) -> None:
         self._pressure = next((path for path in pressure if _waited(path) is not None), None)
@@ -43,6 +43,10 @@ class IdleCores:
         self._idle = share <= _MAX_PRESSURE if self._pressure is not None else share >= _MIN_IDLE
         self._at, self._before = now, spent
         return self._idle
+
+    def restart(self) -> None:
+        """Begin anew, because work was just given out: what was before says nothing of the processors' time now."""
+        self._at, self._idle = float("-inf"), False
 
     def _spent(self) -> float:
         """Return seconds since the start: in which a task waited, or in which processors were idle (their sum)."""

@@ -162,6 +162,7 @@ class Parent:
             if self._pass_connection(worker, link.DELIVERY, connection):
                 worker.deliveries += 1
                 worker.warm = False
+                self._cores.restart()
                 return True
         return False
 

@@ -279,7 +279,8 @@ async def test_abort_ends_a_running_shell_and_a_session_can_be_taken_up_again(wo
     await agent.abort()
     assert (await turn).aborted
     heard = Heard()
-    again = world.agent(PromptSpec(MODEL, resume_session=agent.session_id, permissions={"bash": "deny"}))
+    again = world.agent(PromptSpec(MODEL, permissions={"bash": "deny"}))
+    again.resume(agent.session_id)
     assert (await again.run("hello", heard.emit)).text == "Hello from the model."
     assert again.session_id == agent.session_id
     assert heard.of(ChunkType.TOOL_CALL) == []

@@ -14,7 +14,7 @@ from ocf.events import untrusted_json
 from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType
 from ocf.functions.execute.agent.agent import PromptSpec
-from ocf.functions.execute.agent.opencode_api import OpenCodeError
+from ocf.functions.execute.agent.opencode_api import OpenCode, OpenCodeError
 from ocf.functions.execute.agent.server import AgentServer
 from ocf.functions.execute.sandbox.process import AgentFailed, AgentNotReady
 from tests.support.agents import MODEL, SCRIPTED, Runner
@@ -50,14 +50,54 @@ async def test_a_follow_up_goes_on_in_the_same_session(runner: Runner) -> None:
 
 async def test_a_conversation_that_is_not_there_is_not_begun_anew(runner: Runner) -> None:
     """What was to be resumed and is unknown ends the run: a new one would be saved in its place."""
+    agent = await runner.agent()
+    agent.resume("ses_gone")
     with pytest.raises(AgentFailed, match="does not have the session's conversation"):
-        await runner.run("go on", PromptSpec(MODEL, resume_session="ses_gone"))
+        await agent.run("go on", runner.heard.emit)
     assert runner.heard.drafts == []
 
 
+async def test_a_conversation_opened_before_its_prompt_is_the_one_that_is_used(
+    runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Session and event stream open beside other work, and no second session is created."""
+    agent = await runner.agent()
+    client = agent.server.client
+    created: list[str] = []
+    done = asyncio.Event()
+
+    async def create(title: str, rules: list[dict[str, str]]) -> str:
+        created.append(await OpenCode.create_session(client, title, rules))
+        done.set()
+        return created[-1]
+
+    monkeypatch.setattr(client, "create_session", create)
+    agent.open()
+    await done.wait()
+    first = await agent.run('[[steps]] [{"text": "first"}]', runner.heard.emit)
+    second = await agent.run('[[steps]] [{"text": "second"}]', runner.heard.emit)
+    assert (first.text, second.text) == ("first", "second")
+    assert created == [first.session_id] == [second.session_id]
+
+
+async def test_a_conversation_that_is_never_prompted_leaves_no_task(runner: Runner) -> None:
+    """The preparation of the workspace can fail."""
+    agent = await runner.agent()
+
+    def running() -> list[str]:
+        names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]
+        return [name for name in names if name.startswith("Agent.")]
+
+    agent.open()
+    assert len(running()) == 2
+    await agent.close()
+    assert running() == []
+
+
+@pytest.mark.parametrize("opened", [False, True])
 @pytest.mark.parametrize("call", ["create_session", "events"])
 async def test_a_server_that_does_not_answer_before_the_prompt_is_not_ready(
-    runner: Runner, monkeypatch: pytest.MonkeyPatch, call: str
+    runner: Runner, monkeypatch: pytest.MonkeyPatch, call: str, opened: bool
 ) -> None:
     """On a crowded machine a first call can be late. The agent has done nothing, so another attempt may follow."""
     agent = await runner.agent()
@@ -67,6 +107,8 @@ async def test_a_server_that_does_not_answer_before_the_prompt_is_not_ready(
         raise OpenCodeError(f"{call}: ReadTimeout")
 
     monkeypatch.setattr(agent.server.client, call, late)
+    if opened:
+        agent.open()
     with pytest.raises(AgentNotReady, match=f"OpenCode does not answer: {call}: ReadTimeout"):
         await agent.run("do it", runner.heard.emit)
 

@@ -356,7 +356,7 @@ async def test_a_broken_stream_is_opened_again_and_followed_by_what_is_stored() 
         ]
     )
     kinds, states = [], []
-    async for one in client(server(streams)).events("ses_1"):
+    async for one in client(server(streams)).events(lambda: "ses_1"):
         kinds.append(one["type"])
         states += [one["properties"]] if one["type"] == RESYNC else []
         if one["type"] == "c":
@@ -374,7 +374,7 @@ async def test_a_broken_stream_is_opened_again_and_followed_by_what_is_stored() 
 async def test_a_stream_that_stays_closed_is_given_up() -> None:
     """After five tries in a row the loss is said, with the last reason."""
     streams = iter([httpx2.Response(200, stream=Broken([event(CONNECTED)])), *(httpx2.Response(503) for _ in range(5))])
-    events = client(server(streams)).events("ses_1")
+    events = client(server(streams)).events(lambda: "ses_1")
     assert (await anext(events))["type"] == CONNECTED
     with pytest.raises(StreamLostError, match="GET /event answered 503"):
         await anext(events)

@@ -83,6 +83,19 @@ def test_pressure_decides_whether_cores_are_idle(tmp_path: Path) -> None:
     assert not cores.idle(100.0 + 2 * WINDOW)
 
 
+def test_the_time_before_a_run_does_not_count_as_idle_beside_it(tmp_path: Path) -> None:
+    """After a restart, whole windows are measured anew."""
+    file = tmp_path / "cpu.pressure"
+    file.write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
+    cores = IdleCores(pressure=(file,))
+    assert not cores.idle(0.0)
+    assert cores.idle(WINDOW)
+    cores.restart()
+    assert not cores.idle(WINDOW + 0.01)
+    assert not cores.idle(2 * WINDOW)
+    assert cores.idle(2 * WINDOW + 0.01)
+
+
 def test_without_pressure_figures_half_an_idle_core_is_enough(tmp_path: Path) -> None:
     """The kernel's idle time of all processors is used, in clock ticks."""
     file, tick = tmp_path / "stat", os.sysconf("SC_CLK_TCK")

@@ -14,7 +14,7 @@ from typing import Any
 from ocf.events import untrusted_json
 from ocf.events.errors import InvalidEvent
 from ocf.events.lifecycle import Reason
-from ocf.events.output import ChunkType, Draft, PendingRequest, Usage
+from ocf.events.output import ChunkType, Draft, PendingRequest, Usage, status_draft
 from ocf.events.ports import Clock
 from ocf.events.untrusted_json import FREE_VALUE, OverLimit, parse_json
 from ocf.functions.core.agent_definitions import CommandDefinition, may_run_shell
@@ -29,7 +29,6 @@ from ocf.functions.execute.agent.opencode_api import (
     PermissionReply,
     Prompt,
 )
-from ocf.functions.execute.agent.opencode_conversion import status_draft
 from ocf.functions.execute.agent.opencode_model import AgentModel
 from ocf.functions.execute.agent.repetition import ADVICE, Repetition
 from ocf.functions.execute.agent.server import AgentServer
@@ -77,7 +76,6 @@ class PromptSpec:
     system_prompt: str | None = None
     answer_seconds: float | None = None
     title: str = "task"
-    resume_session: str | None = None
     agent: str | None = None
     variant: str | None = None
     #: Files of the first prompt.
@@ -119,10 +117,15 @@ class Agent:
         self._idle_checks = 0
         self._emit: Emit | None = None
         self._prompted = False
-        self._rules: list[dict[str, str]] = []
+        self._rules = config.permission_rules(
+            prompt_spec.permissions, prompt_spec.enabled_tools, can_answer=prompt_spec.answer_seconds is not None
+        )
         self._command: asyncio.Task[None] | None = None
         self._repetition = Repetition(prompt_spec.repeated_calls)
         self._told = False
+        self._resumed: str | None = None
+        self._creating: asyncio.Task[str] | None = None
+        self._stream: _Stream | None = None
 
     @property
     def usage(self) -> Usage:
@@ -133,6 +136,25 @@ class Agent:
     def waiting(self) -> frozenset[str]:
         """Return the ids of this agent's requests that are not answered yet."""
         return frozenset(self._translator.waiting) if self._translator else frozenset()
+
+    def resume(self, session: str | None) -> None:
+        """Continue the conversation of an imported session, if one is given."""
+        self._resumed = session
+
+    def open(self) -> None:
+        """Begin to open a new conversation and the event stream, beside the preparation of the workspace.
+
+        `run` waits for both; `close` ends them if it is never called.
+        """
+        self._creating = asyncio.create_task(self._create_session())
+        self._stream = self._open_stream()
+
+    async def close(self) -> None:
+        """End what `open` began and no `run` took over."""
+        tasks = [task for task in (self._creating, self._stream and self._stream.pump) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def run(self, prompt: str, emit: Emit) -> AgentResult:
         """Send a prompt and return when the agent is idle. Call again for a follow-up prompt."""
@@ -203,32 +225,36 @@ class Agent:
         return self.server.process.memory_bytes()
 
     async def _prepare(self) -> Translator:
-        spec, prompt_spec, client = self.server.spec, self._prompt_spec, self.server.client
+        spec, client = self.server.spec, self.server.client
         config.link_instructions(spec.directory, spec.home)
         if self._translator is None:
-            can_answer = prompt_spec.answer_seconds is not None
-            rules = config.permission_rules(prompt_spec.permissions, prompt_spec.enabled_tools, can_answer=can_answer)
-            self._rules = rules
-            if prompt_spec.resume_session:
-                if not await client.has_session(prompt_spec.resume_session):
+            if self._resumed:
+                if not await client.has_session(self._resumed):
                     # A new conversation would overwrite the saved one.
                     message = "OpenCode does not have the session's conversation, although it imported it"
                     raise AgentFailed(Reason.AGENT_ERROR, message, self._stderr())
-                self.session_id = prompt_spec.resume_session
-                await client.set_permissions(self.session_id, rules)
+                self.session_id = self._resumed
+                await client.set_permissions(self.session_id, self._rules)
             else:
-                self.session_id = await client.create_session(prompt_spec.title, rules)
+                self.session_id = await (self._creating or self._create_session())
             self._translator = Translator(self.session_id, self.server.directory)
-            if prompt_spec.resume_session == self.session_id:
+            if self._resumed:
                 state = await client.resync(self.session_id)
                 with self._parse_errors(state):
                     self._translator.feed(state)
         self._translator.begin_turn()
         return self._translator
 
-    async def _follow(self, translator: Translator, prompt: str) -> AgentResult:
+    async def _create_session(self) -> str:
+        return await self.server.client.create_session(self._prompt_spec.title, self._rules)
+
+    def _open_stream(self) -> _Stream:
         inbox: asyncio.Queue[Event] = asyncio.Queue(maxsize=untrusted_json.AGENT_INBOX)
-        pump = asyncio.create_task(self._pump(inbox))
+        return _Stream(inbox, asyncio.create_task(self._pump(inbox)))
+
+    async def _follow(self, translator: Translator, prompt: str) -> AgentResult:
+        stream, self._stream = self._stream or self._open_stream(), None
+        inbox, pump = stream.inbox, stream.pump
         dead = asyncio.create_task(self.server.process.exited())
         try:
             with tracing.phase("send prompt"):
@@ -285,7 +311,7 @@ class Agent:
         return AgentResult(translator.result_text, translator.usage, self.session_id, self._aborting)
 
     async def _pump(self, inbox: asyncio.Queue[Event]) -> None:
-        async for event in self.server.client.events(self.session_id):
+        async for event in self.server.client.events(lambda: self.session_id):
             await inbox.put(event)
 
     async def _until_connected(self, inbox: asyncio.Queue[Event], pump: Task, dead: Task) -> None:
@@ -411,9 +437,7 @@ class Agent:
                 continue
             self.on_overdue(request)
             message = f"denied: no answer within {self._prompt_spec.answer_seconds:g} s"
-            await self._publish(
-                Draft(type=ChunkType.STATUS, data=f"{waiting.title}: {message}", detail={"phase": "agent"})
-            )
+            await self._publish(status_draft(f"{waiting.title}: {message}", "agent"))
             if waiting.kind == "permission":
                 await client.reply_permission(request, "reject", message)
             else:
@@ -445,6 +469,14 @@ class Agent:
     def _no_answer(self, message: str) -> AgentFailed:
         # Before the first prompt the agent has done nothing: an overloaded machine is no end of the execution.
         return self.server.failed(message) if self._prompted else self.server.not_ready(message)
+
+
+@dataclass(frozen=True)
+class _Stream:
+    """An open event stream: its task, and the events that it has received."""
+
+    inbox: asyncio.Queue[Event]
+    pump: asyncio.Task[None]
 
 
 Task = asyncio.Task[None] | asyncio.Task[int]

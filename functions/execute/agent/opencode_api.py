@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+import ssl
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
@@ -98,7 +99,8 @@ class OpenCode:
     def __init__(
         self, base_url: str, directory: Path, password: str, transport: httpx2.AsyncBaseTransport | None = None
     ) -> None:
-        # trust_env is off: a proxy variable of the function must not redirect loopback calls.
+        # trust_env is off: a proxy variable of the function must not redirect loopback calls. They use no TLS; a
+        # context with the authorities of the machine would cost 50 ms of processor time for each server.
         self._http = httpx2.AsyncClient(
             base_url=base_url,
             auth=(_USERNAME, password),
@@ -107,6 +109,7 @@ class OpenCode:
             headers={"accept-encoding": "identity"},
             cookies=CookieJar(policy=DefaultCookiePolicy(allowed_domains=[])),
             trust_env=False,
+            verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             transport=transport,
         )
 
@@ -252,8 +255,11 @@ class OpenCode:
             },
         }
 
-    async def events(self, session: str) -> AsyncIterator[Event]:
-        """Yield every event from now on, CONNECTED first. After a reconnect a RESYNC event follows.
+    async def events(self, session: Callable[[], str]) -> AsyncIterator[Event]:
+        """Yield every event from now on, CONNECTED first. After a reconnect a RESYNC event of the session follows.
+
+        Args:
+            session: returns the id of the session, "" before there is one.
 
         Raises:
             StreamLostError: the stream closed, and five tries to open it again failed.
@@ -262,9 +268,9 @@ class OpenCode:
         while True:
             try:
                 async for event in self._stream():
-                    if event["type"] == CONNECTED and opened:
+                    if event["type"] == CONNECTED and opened and session():
                         # The stream opens before the messages are read, so nothing falls between the two.
-                        yield await self.resync(session)
+                        yield await self.resync(session())
                     else:
                         yield event
                     opened = True

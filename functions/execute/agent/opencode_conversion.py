@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ocf.events.lifecycle import Reason
-from ocf.events.output import ChunkType, Draft, PendingRequest, StatusDetail, TodoItem, Usage
+from ocf.events.output import ChunkType, Draft, PendingRequest, TodoItem, Usage
 
 PERMISSION_OPTIONS = ["once", "always", "reject"]
 
@@ -69,14 +69,6 @@ def failure(error: Mapping[str, Any]) -> tuple[Reason, str]:
         code = f" ({data['statusCode']})" if "statusCode" in data else ""
         return Reason.MODEL_ERROR, f"the model failed{code}: {message}"
     return Reason.AGENT_ERROR, f"{name}: {message}" if message != name else name
-
-
-def status_draft(message: str, phase: str) -> Draft:
-    """Return a status draft."""
-    detail = StatusDetail.model_validate({"phase": phase}).model_dump(mode="json", exclude_none=True)
-    # The runner knows the attempt, the agent does not.
-    detail.pop("attempt", None)
-    return Draft(type=ChunkType.STATUS, data=message, detail=detail)
 
 
 def _known(status: object) -> str:

@@ -15,12 +15,11 @@ from typing import Any
 
 from ocf.events import untrusted_json
 from ocf.events.lifecycle import Reason
-from ocf.events.output import ChunkType, Draft, PendingRequest, Usage
+from ocf.events.output import ChunkType, Draft, PendingRequest, Usage, status_draft
 from ocf.functions.execute.agent.opencode_conversion import (
     failure,
     permission_waiting,
     question_waiting,
-    status_draft,
     todo_draft,
     usage_after,
 )

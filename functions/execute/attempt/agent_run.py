@@ -13,7 +13,7 @@ import structlog
 from ocf.events.command_payloads import Execute, Workspace
 from ocf.events.errors import SealError
 from ocf.events.lifecycle import Reason
-from ocf.events.output import ChunkType, Draft, Usage
+from ocf.events.output import ChunkType, Draft, Usage, status_draft
 from ocf.events.redaction import Redactor
 from ocf.functions import workspace
 from ocf.functions.execute.agent.agent import Agent
@@ -25,7 +25,7 @@ from ocf.functions.execute.attempt import watchdog
 from ocf.functions.execute.attempt.artifacts import ArtifactWriter
 from ocf.functions.execute.attempt.outcome import StoredArtifacts
 from ocf.functions.execute.attempt.output_publisher import Ownership
-from ocf.functions.execute.attempt.preparation import Preparation, phase_draft
+from ocf.functions.execute.attempt.preparation import Preparation
 from ocf.functions.execute.attempt.rerun_from_recording import open_model
 from ocf.functions.execute.attempt.spans import RunSpans
 from ocf.functions.execute.attempt.stop_signal import StopReason
@@ -178,8 +178,7 @@ class AgentRun:
             raise type(error)(error.reason, self.redactor(error.message), text) from error
 
     async def _run(self, emit: Emit) -> None:
-        warm_server, spec = await self._preparation.prepare(emit)
-        self._agent = Agent(warm_server.server, spec, self._context.deps.clock)
+        warm_server, self._agent = await self._preparation.prepare(emit)
         self._agent.on_overdue = lambda request: self.answers.answered(request, None)
         self.answers.on_expired = self._agent.expire
         with self.spans.invoke_agent(warm_server.model_proxy.target):
@@ -194,7 +193,7 @@ class AgentRun:
             self.result = self.redactor((await agent.run(prompt, emit)).text)
             prompt = self._follow_ups.popleft() if self._follow_ups else None
             if prompt is not None:
-                await emit(phase_draft("model", "taking up a follow-up prompt"))
+                await emit(status_draft("taking up a follow-up prompt", "model"))
         if self._task.output_schema is not None:
             self.output = self.redactor.value(await self._structured(agent, self._task.output_schema, emit))
 
@@ -204,7 +203,7 @@ class AgentRun:
         for _ in range(_OUTPUT_TRIES):
             if fault is None:
                 return output
-            await emit(phase_draft("model", "asking for the output by its schema"))
+            await emit(status_draft("asking for the output by its schema", "model"))
             output, fault = await check_output(await agent.structured(f"{_ASK_FOR_OUTPUT} {fault}", schema), schema)
         if fault is None:
             return output

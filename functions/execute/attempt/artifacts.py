@@ -17,7 +17,7 @@ from ocf.events.errors import Conflict, NotYetKnown, Retry
 from ocf.events.execution_record import Record
 from ocf.events.execution_ref import ExecutionRef, SessionRef
 from ocf.events.fact_payloads import Artifact, DiffSummary
-from ocf.events.output import Draft
+from ocf.events.output import Draft, status_draft
 from ocf.events.ports import ObjectInfo
 from ocf.events.session_record import Saved, Session
 from ocf.events.terminal_facts import CHANGES_NAME, RESULT_BYTES, RESULT_NAME
@@ -26,7 +26,7 @@ from ocf.functions import workspace
 from ocf.functions.core.asyncio_tasks import cancel_and_wait, run_together, wait_for_cleanup
 from ocf.functions.core.object_deletion import delete_saved, delete_session
 from ocf.functions.core.session_store import Sessions
-from ocf.functions.execute.attempt.outcome import StoredArtifacts, not_stored_draft, skipped_draft, status_draft
+from ocf.functions.execute.attempt.outcome import StoredArtifacts, not_stored_draft, skipped_draft
 from ocf.functions.execute.attempt.output_publisher import Ownership
 from ocf.functions.execute.context import WorkerContext
 from ocf.functions.observability import tracing
@@ -116,7 +116,7 @@ class ArtifactWriter:
         waited = self._waited_ms()
         if lost is None:
             if waited:
-                await emit(status_draft(f"the workspace is stored, after {waited / 1000:.0f} s"))
+                await emit(status_draft(f"the workspace is stored, after {waited / 1000:.0f} s", "artifacts"))
             return StoredArtifacts(self._diff, tuple(self._stored), waited_ms=waited, patch=self._patch)
         text = f"the workspace could not be stored: {lost}"
         if self._task.session_id is not None:
@@ -140,7 +140,7 @@ class ArtifactWriter:
             await self._emit(skipped_draft(packed))
         if packed.unapplied:
             files = ", ".join(map(workspace.readable, packed.unapplied))
-            await self._emit(status_draft(f"ignore rules not applied, since they are too many: {files}"))
+            await self._emit(status_draft(f"ignore rules not applied, since they are too many: {files}", "artifacts"))
 
     async def _write_patch(self, prepared: workspace.Prepared) -> None:
         with tracing.phase("write patch"):
@@ -252,7 +252,7 @@ class ArtifactWriter:
         if self._waits_since is not None:
             return
         self._waits_since = self._context.deps.clock.monotonic()
-        await self._emit(status_draft("waiting for S3 to store the workspace"))
+        await self._emit(status_draft("waiting for S3 to store the workspace", "artifacts"))
 
         def waits(record: Record) -> Record | None:
             pending = {"artifacts": "pending", "artifacts_message": "waiting for S3 to store the workspace"}

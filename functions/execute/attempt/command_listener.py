@@ -16,7 +16,7 @@ from ocf.events.command_payloads import Cancel, Reply
 from ocf.events.envelope import decode, parse
 from ocf.events.errors import OcfError, Retry
 from ocf.events.lifecycle import Step
-from ocf.events.output import ChunkType, Draft
+from ocf.events.output import status_draft
 from ocf.events.ports import Bus, Clock, Message
 from ocf.functions.execute.attempt.agent_run import FOLLOW_UP, AgentRun
 from ocf.functions.execute.attempt.output_publisher import Publisher
@@ -143,14 +143,9 @@ class CommandHandler:
                 self.set_waiting(self._agent_run.waiting - {request_id})
         elif self._stop_signal.stop_reason is None:
             what = "a follow-up prompt came too late" if request_id == FOLLOW_UP else "nobody waits for an answer"
-            await self._publisher.emit(agent_status(f"{what} ({request_id[:80]})"))
+            await self._publisher.emit(status_draft(f"{what} ({request_id[:80]})", "agent"))
 
     def set_waiting(self, requests: Collection[str]) -> None:
         """State which requests wait for an answer."""
         self._activity.waiting = bool(requests)
         self._progress.retain_requests(requests)
-
-
-def agent_status(text: str) -> Draft:
-    """Return a status chunk about the agent."""
-    return Draft(type=ChunkType.STATUS, data=text, detail={"phase": "agent"})

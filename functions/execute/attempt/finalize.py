@@ -18,12 +18,11 @@ from ocf.events.execution_record import Record
 from ocf.events.execution_ref import ExecutionRef
 from ocf.events.fact_payloads import Outcome
 from ocf.events.lifecycle import EXECUTION, Reason, State, Step
-from ocf.events.output import ChunkType, Draft
+from ocf.events.output import ChunkType, Draft, status_draft
 from ocf.events.terminal_facts import PublishedResult
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.execute.attempt import outcome
 from ocf.functions.execute.attempt.agent_run import AgentRun
-from ocf.functions.execute.attempt.command_listener import agent_status
 from ocf.functions.execute.attempt.lease import Lease
 from ocf.functions.execute.attempt.output_publisher import Publisher
 from ocf.functions.execute.attempt.record_progress import Progress
@@ -88,7 +87,9 @@ class AttemptEnd:
         """
         await self._publisher.flush_pending()  # the agent's last output precedes the messages about the end
         if missed := self._agent_run.follow_ups:
-            await self._publisher.emit(agent_status(f"{missed} follow-up prompt{'s' * (missed > 1)} not taken up"))
+            await self._publisher.emit(
+                status_draft(f"{missed} follow-up prompt{'s' * (missed > 1)} not taken up", "agent")
+            )
         if taken is Step.CANCEL:
             self._cancelled.clear()  # this cancel is done; another one ends the wait for S3
         stored = await self._store_artifacts()
@@ -157,7 +158,7 @@ class AttemptEnd:
         await self._lease.repeat(lambda: self._deps.records.change(self._ref.project, self._ref.execution, publishing))
 
         async def say(text: str) -> None:
-            await self._publisher.emit(Draft(type=ChunkType.STATUS, data=text, detail={"phase": "result"}))
+            await self._publisher.emit(status_draft(text, "result"))
 
         folder = self._deps.settings.state_dir / self._ref.folder / "result"
         work = Work(source, base, folder, prepared, stored.patch)

@@ -65,11 +65,6 @@ def ending(stop_reason: StopReason, taken: Step) -> terminal_facts.Ending:
     )
 
 
-def status_draft(text: str) -> Draft:
-    """Return a status chunk about the storing."""
-    return Draft(type=ChunkType.STATUS, data=text, detail={"phase": "artifacts"})
-
-
 def not_stored_draft(text: str) -> Draft:
     """Return a gap chunk about work that is not stored."""
     return Draft(type=ChunkType.GAP, data=text, detail={"reason": "not_stored"})

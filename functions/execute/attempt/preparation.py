@@ -12,14 +12,14 @@ from ocf.events.command_payloads import Execute
 from ocf.events.errors import SealError, Unavailable
 from ocf.events.lifecycle import Reason
 from ocf.events.optional_task_fields import RemoteMcp
-from ocf.events.output import ChunkType, Draft
+from ocf.events.output import Draft, status_draft
 from ocf.events.redaction import Redactor
 from ocf.events.session_record import Session
 from ocf.functions import workspace
 from ocf.functions.core.agent_definitions import TaskDefinitions, narrowed
 from ocf.functions.core.object_deletion import saved_key
 from ocf.functions.core.session_store import Sessions
-from ocf.functions.execute.agent.agent import PromptSpec
+from ocf.functions.execute.agent.agent import Agent, PromptSpec
 from ocf.functions.execute.agent.conversation_import import import_conversation
 from ocf.functions.execute.agent.opencode_api import STRUCTURED_TOOL, FilePart
 from ocf.functions.execute.agent.opencode_model import AgentModel
@@ -97,8 +97,8 @@ class Preparation:
         #: Where the workspace comes from, once known.
         self.origin: WorkspaceInput | None = None
 
-    async def prepare(self, emit: Emit) -> tuple[WarmServer, PromptSpec]:
-        """Prepare server and workspace; return the server and the settings of its conversation.
+    async def prepare(self, emit: Emit) -> tuple[WarmServer, Agent]:
+        """Prepare server and workspace; return the server and its agent.
 
         Args:
             emit: publishes a draft.
@@ -126,16 +126,20 @@ class Preparation:
                 self.workspace = await workspace_input.prepare(unused, self._hide, self._own_shared)
             definitions = await task_inputs.definitions(await self._repository(workspace_input), emit)
             files = await task_inputs.files()
-            await emit(phase_draft("agent", "getting OpenCode ready"))
+            await emit(status_draft("getting OpenCode ready", "agent"))
             with tracing.phase("get agent"):
                 warm_server = await self._acquire(target, definitions)
-            await emit(phase_draft("workspace", f"preparing the workspace ({workspace_input.label})"))
+            agent = Agent(warm_server.server, self._prompt_spec(target, definitions, files), self._context.deps.clock)
+            self._cleanup.push_async_callback(agent.close)
+            if session is None and self.rerun is None and not workspace_input.shared:
+                agent.open()  # a new conversation, in a directory that has booted
+            await emit(status_draft(f"preparing the workspace ({workspace_input.label})", "workspace"))
             await self._prepare_workspace(workspace_input, warm_server, emit)
             assert self.workspace is not None
             self.inputs = inputs_of(workspace_input, self.workspace, session)
             self.input.begin(self.inputs, self.workspace, warm_server.server)
             self._assign(warm_server, target)
-            spec = self._prompt_spec(target, await self._resume(warm_server, session), definitions, files)
+            agent.resume(await self._resume(warm_server, session))
             self.input.store()
             if self._task.mcp or definitions.commands:  # both can start processes before the model is asked
                 await self.input.packed()
@@ -144,8 +148,8 @@ class Preparation:
         except Unavailable as error:
             raise AgentNotReady(Reason.AGENT_ERROR, str(error)) from error  # S3 went away; the agent has done nothing
         words = f"asking {target.display_name}" if self.rerun is None else self.rerun.described(self._task)
-        await emit(phase_draft("model", words))
-        return warm_server, spec
+        await emit(status_draft(words, "model"))
+        return warm_server, agent
 
     async def _prepare_workspace(self, origin: WorkspaceInput, server: WarmServer, emit: Emit) -> None:
         """Fill the workspace and run the task's setup, or put what an earlier run of it made into the workspace."""
@@ -321,7 +325,7 @@ class Preparation:
         return model if target.facts is not None else model.taking(kinds)
 
     def _prompt_spec(
-        self, target: ModelTarget, resume: str | None, definitions: TaskDefinitions, files: tuple[FilePart, ...]
+        self, target: ModelTarget, definitions: TaskDefinitions, files: tuple[FilePart, ...]
     ) -> PromptSpec:
         task = self._task
         return PromptSpec(
@@ -331,7 +335,6 @@ class Preparation:
             system_prompt=with_schema(target.system_prompt, task.output_schema),
             answer_seconds=task.limits.answer_seconds,
             title=task.task_id or "task",
-            resume_session=resume,
             agent=task.agent,
             variant=task.model.variant if task.model is not None else None,
             files=files,
@@ -342,8 +345,3 @@ class Preparation:
 
 async def _keep_owner(_: Path) -> None:
     """Leave the files to this process's user."""
-
-
-def phase_draft(phase: str, text: str) -> Draft:
-    """Return a status chunk that states the phase of the run."""
-    return Draft(type=ChunkType.STATUS, data=text, detail={"phase": phase})

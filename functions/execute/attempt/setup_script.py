@@ -15,7 +15,7 @@ import structlog
 from ocf.events.command_payloads import Setup
 from ocf.events.errors import NotYetKnown, Retry
 from ocf.events.lifecycle import Reason
-from ocf.events.output import ChunkType, Draft
+from ocf.events.output import ChunkType, Draft, status_draft
 from ocf.events.ports import Clock, ObjectStore
 from ocf.functions import workspace
 from ocf.functions.core.asyncio_tasks import cancel_and_wait
@@ -71,12 +71,12 @@ class WorkspaceSetup:
         except NotYetKnown:
             return None
         except (Retry, OSError, workspace.InvalidWorkspace) as error:
-            await emit(_status(f"the kept setup cannot be used: {error}"))
+            await emit(status_draft(f"the kept setup cannot be used: {error}", "setup"))
             return None
         finally:
             archive.unlink(missing_ok=True)
         self.restored = True
-        await emit(_status(f"setup restored: {unpacked.files} files, {unpacked.content_bytes} bytes"))
+        await emit(status_draft(f"setup restored: {unpacked.files} files, {unpacked.content_bytes} bytes", "setup"))
         return folder
 
     async def _fetch(self, key: str, archive: Path) -> None:
@@ -95,7 +95,7 @@ class WorkspaceSetup:
         Raises:
             AgentFailed: `setup_failed`, it ended with another code than 0 or ran too long.
         """
-        await emit(_status("running the setup"))
+        await emit(status_draft("running the setup", "setup"))
         output: asyncio.Queue[tuple[str, bytes] | None] = asyncio.Queue(_QUEUED)
         began = clock.monotonic()
         process = await start_process(
@@ -126,7 +126,7 @@ class WorkspaceSetup:
             raise _failed(f"setup was ended: {hit.what} {hit.value} over the limit of {hit.limit}", process)
         if code != 0:
             raise _failed(f"setup ended with code {code}", process)
-        await emit(_status(f"setup done in {clock.monotonic() - began:.1f} s"))
+        await emit(status_draft(f"setup done in {clock.monotonic() - began:.1f} s", "setup"))
 
     async def keep(self, prepared: workspace.Prepared, emit: Emit) -> None:
         """Store what the script has made; a failure is stated and does not end the run.
@@ -140,15 +140,15 @@ class WorkspaceSetup:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             packed = await workspace.pack_layer(prepared, archive)
             if packed is None:
-                await emit(_status("the setup is not kept: it removed files of the workspace"))
+                await emit(status_draft("the setup is not kept: it removed files of the workspace", "setup"))
             elif packed.skipped_count:
                 path, why = packed.skipped[0]
-                await emit(_status(f"the setup is not kept: {workspace.readable(path)}: {why}"))
+                await emit(status_draft(f"the setup is not kept: {workspace.readable(path)}: {why}", "setup"))
             else:
                 await self._store.put_file(self._key, archive, content_type="application/zstd")
-                await emit(_status(f"setup kept: {packed.files} files, {packed.size} bytes stored"))
+                await emit(status_draft(f"setup kept: {packed.files} files, {packed.size} bytes stored", "setup"))
         except (Retry, OSError, workspace.InvalidWorkspace) as error:
-            await emit(_status(f"the setup is not kept: {error}"))
+            await emit(status_draft(f"the setup is not kept: {error}", "setup"))
         finally:
             archive.unlink(missing_ok=True)
 
@@ -179,7 +179,3 @@ async def _end_of(process: AgentProcess, output: asyncio.Queue[tuple[str, bytes]
 
 def _failed(message: str, process: AgentProcess) -> AgentFailed:
     return AgentFailed(Reason.SETUP_FAILED, message, tuple(process.stderr_tail))
-
-
-def _status(text: str) -> Draft:
-    return Draft(type=ChunkType.STATUS, data=text, detail={"phase": "setup"})

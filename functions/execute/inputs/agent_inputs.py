@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ocf.events.command_payloads import Execute
 from ocf.events.lifecycle import Reason
-from ocf.events.output import ChunkType, Draft
+from ocf.events.output import Draft, status_draft
 from ocf.functions import workspace
 from ocf.functions.core.agent_definitions import InvalidDefinition, TaskDefinitions
 from ocf.functions.core.task_limits import effective_limit
@@ -49,7 +49,7 @@ class TaskInputs:
             AgentFailed: a definition is invalid, or the task's agent is unknown.
         """
         for ignored in repository.ignored:
-            await emit(Draft(type=ChunkType.STATUS, data=f"ignored: {ignored}", detail={"phase": "agent"}))
+            await emit(status_draft(f"ignored: {ignored}", "agent"))
         try:
             found = merged(repository, await of_task(self._task, self._folder, self._sources))
         except InvalidDefinition as error:

@@ -15,7 +15,7 @@ from contextlib import suppress
 from ocf.events.base_model import Sealed
 from ocf.events.errors import OcfError
 from ocf.events.optional_task_fields import HEADER_VALUE, LocalMcp, RemoteMcp
-from ocf.events.output import ChunkType, Draft
+from ocf.events.output import Draft, status_draft
 from ocf.events.redaction import MIN_SECRET, Redactor
 from ocf.functions.execute.agent.opencode_api import OpenCode, OpenCodeError
 from ocf.functions.execute.secret_routes import Route
@@ -89,7 +89,7 @@ async def start_servers(
     async def start(name: str, server: LocalMcp | RemoteMcp) -> None:
         failure = await _started(client, name, _config(server, routes.get(name, "")), seconds)
         text = "is ready" if failure is None else f"did not start: {failure}; its tools are missing"
-        await emit(Draft(type=ChunkType.STATUS, data=f"MCP server {name} {text}", detail={"phase": "agent"}))
+        await emit(status_draft(f"MCP server {name} {text}", "agent"))
 
     await asyncio.gather(*(start(name, server) for name, server in servers.items()))
 

@@ -116,7 +116,7 @@ async def test_a_conversation_is_read_in_pages(world: World, monkeypatch: pytest
     assert len(whole["messages"]) == 5
     for page in (1, 2):
         monkeypatch.setattr(opencode_api, "_PAGE", page)
-        assert await agent.export() == whole
+        assert await agent.server.client.export(agent.session_id) == whole
 
 
 async def test_the_model_config_arrives_at_the_model(world: World) -> None:

@@ -123,7 +123,7 @@ async def test_a_server_that_does_not_answer_after_the_prompt_fails(
     async def late(*arguments: object) -> None:
         raise OpenCodeError("POST: ReadTimeout")
 
-    monkeypatch.setattr(agent.server.client, "resync", late)
+    monkeypatch.setattr(agent.server.client, "final_state", late)
     with pytest.raises(AgentFailed, match="OpenCode does not answer: POST: ReadTimeout") as failure:
         await agent.run("do it", runner.heard.emit)
     assert not isinstance(failure.value, AgentNotReady)

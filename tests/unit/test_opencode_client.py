@@ -195,6 +195,8 @@ def conversation(sizes: list[int]) -> Handler:
     ]
 
     def handler(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/children"):
+            return httpx2.Response(200, json=[])
         if not request.url.path.endswith("/message"):
             return httpx2.Response(200, json={"id": "ses_1", "title": "t"})
         end = int(request.url.params.get("before", len(stored)))
@@ -214,7 +216,11 @@ async def test_a_conversation_is_read_in_pages_and_comes_whole(monkeypatch: pyte
     at_most(monkeypatch, "AGENT_MESSAGE", bytes=50_000)
     one = client(conversation([1000] * 200))
     assert numbers(await one.messages("ses_1")) == list(range(200))
-    assert numbers((await one.export("ses_1"))["messages"]) == list(range(200))
+    whole = await one.export("ses_1")
+    assert numbers(whole["messages"]) == list(range(200))
+    state, same = await one.final_state("ses_1")
+    assert same == whole
+    assert state["properties"]["messages"] == whole["messages"]
 
 
 async def test_a_message_that_nobody_can_read_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -236,6 +242,8 @@ async def test_of_a_conversation_that_is_too_long_the_newest_part_is_kept(monkey
     assert kept[0] % 3 == 0
     assert kept == list(range(kept[0], 200))
     assert len(kept) >= len(newest) - 4
+    state, whole = await one.final_state("ses_1")
+    assert (numbers(state["properties"]["messages"]), whole) == (newest, None)
 
 
 async def test_a_last_turn_that_is_too_long_alone_cannot_be_exported(monkeypatch: pytest.MonkeyPatch) -> None:

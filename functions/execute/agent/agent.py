@@ -126,6 +126,8 @@ class Agent:
         self._resumed: str | None = None
         self._creating: asyncio.Task[str] | None = None
         self._stream: _Stream | None = None
+        #: The conversation, while nothing was asked since it was read.
+        self._conversation: dict[str, object] | None = None
 
     @property
     def usage(self) -> Usage:
@@ -158,7 +160,7 @@ class Agent:
 
     async def run(self, prompt: str, emit: Emit) -> AgentResult:
         """Send a prompt and return when the agent is idle. Call again for a follow-up prompt."""
-        self._emit, self._aborting, self._idle_checks = emit, False, 0
+        self._emit, self._aborting, self._idle_checks, self._conversation = emit, False, 0, None
         try:
             with tracing.phase("create session"):
                 translator = await self._prepare()
@@ -171,7 +173,7 @@ class Agent:
 
         Without the variant: providers refuse to force a tool call while a model reasons.
         """
-        model = self._prompt_spec.model
+        model, self._conversation = self._prompt_spec.model, None
         prompt = Prompt(text=text, provider=model.provider, model=model.name, system=self._prompt_spec.system_prompt)
         try:
             return await self.server.client.structured(self.session_id, prompt, schema)
@@ -218,7 +220,7 @@ class Agent:
         """
         if not self.session_id:
             raise OpenCodeError("there is no conversation yet")
-        return await self.server.client.export(self.session_id)
+        return self._conversation or await self.server.client.export(self.session_id)
 
     def memory_bytes(self) -> int:
         """Return the memory of the whole process tree."""
@@ -267,7 +269,8 @@ class Agent:
                 await self._handle(translator, event)
             with tracing.phase("read final state"):
                 # The idle event may overtake the last updates; the state read now is complete.
-                await self._handle(translator, await self.server.client.resync(self.session_id))
+                state, self._conversation = await self.server.client.final_state(self.session_id)
+                await self._handle(translator, state)
         finally:
             running = [task for task in (pump, dead, self._command) if task is not None]
             for task in running:

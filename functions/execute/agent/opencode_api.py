@@ -215,6 +215,25 @@ class OpenCode:
             raise OpenCodeError("the last exchange of the conversation is larger than a stored conversation may be")
         return {"info": info, "messages": messages}
 
+    async def final_state(self, session: str) -> tuple[Event, dict[str, Any] | None]:
+        """Return the state of an idle session and its subagents' sessions, as a RESYNC event, and the conversation.
+
+        Read in one round, since somebody waits for it. The conversation is what `export` returns, or None when only a
+        part of it fits.
+        """
+        budget = _ReadBudget(untrusted_json.AGENT_CONVERSATION)
+        read: list[Any] = await run_together(
+            self._send("GET", f"/session/{session}"), self._session_tree(session), self._newest(session, budget)
+        )
+        answer, sessions, messages = read
+        info = _object(_decoded(answer))
+        whole = not budget.full and budget.take(answer.body or b"")
+        conversation = {"info": info, "messages": list(messages)} if whole else None
+        for one in sessions[1:]:
+            messages += [] if budget.full else await self._newest(one, budget)
+        state = {"sessions": sessions, "messages": messages, "busy": False, "permissions": [], "questions": []}
+        return {"type": RESYNC, "properties": state}, conversation
+
     async def busy(self, session: str) -> bool:
         """Return whether a prompt of the session is running (or waiting to retry its model call)."""
         states = _object(await self._call("GET", "/session/status", timeout=_LOOK_TIMEOUT))

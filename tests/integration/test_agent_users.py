@@ -227,6 +227,30 @@ async def test_shared_folders_have_one_user_and_are_given_back(users: AgentUsers
     assert not list((tmp_path / "state/users").iterdir())
 
 
+@pytest.mark.parametrize("files", [1, 500])
+async def test_a_user_gets_a_tree_and_nothing_outside_it(users: AgentUsers, tmp_path: Path, files: int) -> None:
+    """A small tree and a large one: folders, files and links themselves, but neither their targets nor what belongs to
+    others."""
+    tree, outside = tmp_path / "tree", tmp_path / "outside"
+    deep = tree / "/".join("d" * 20)
+    deep.mkdir(parents=True)
+    outside.mkdir()
+    (outside / "file").write_text("x")
+    for number in range(files):
+        (deep / f"{number}").write_text("x")
+    (tree / "folder-link").symlink_to(outside)
+    (tree / "file-link").symlink_to(outside / "file")
+    (tree / "others").write_text("x")
+    os.chown(tree / "others", 1234, 1235)
+    user = users.take(tmp_path / "a")
+    await user.own_tree(tree)
+    owners = {path: (path.lstat().st_uid, path.lstat().st_gid) for path in (tree, *tree.rglob("*"))}
+    assert owners.pop(tree / "others") == (1234, 1235)
+    assert set(owners.values()) == {user.ids}
+    assert {outside.stat().st_uid, (outside / "file").stat().st_uid} == {os.geteuid()}
+    await user.release()
+
+
 async def test_user_of_a_dead_worker_is_released(users: AgentUsers, tmp_path: Path) -> None:
     """A shared folder whose worker died belongs to this process's user again after the next start."""
     shared = tmp_path / "shared"

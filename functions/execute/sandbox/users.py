@@ -40,6 +40,8 @@ _TRIES = 1000
 _LAST_OUT_SECONDS = 30.0
 _DYING_SECONDS = 5.0
 _AGAIN = 0.05
+#: Entries of a tree whose owner this process changes itself.
+_SMALL = 200
 #: After the users' bytes, one byte for each shared folder.
 _FOLDERS = 1 << 40
 _ENVIRONMENT = {"PATH": os.defpath, "LC_ALL": "C"}
@@ -109,7 +111,8 @@ class AgentUser:
 
     async def own_tree(self, path: Path) -> None:
         """Give it everything below `path` that this process's user owns."""
-        await _chown(f"--from={os.geteuid()}", f"{self.uid}:{self.uid}", path)
+        if not await asyncio.to_thread(_chown_small, path, os.geteuid(), self.uid):
+            await _chown(f"--from={os.geteuid()}", f"{self.uid}:{self.uid}", path)
 
     async def end_processes(self) -> None:
         """Send SIGKILL to all of its processes at once."""
@@ -249,6 +252,22 @@ def _has_processes(uid: int) -> bool:
         os.getpriority(os.PRIO_USER, uid)
         return True
     return False
+
+
+def _chown_small(path: Path, owner: int, to: int) -> bool:
+    """Give what `owner` has in a small tree to the user `to`; return False, with a part of it done, if it is not small.
+
+    As chown(1) does: by descriptors, following no link. A process for it costs 20 ms of each start.
+    """
+    left = _SMALL
+    for _, folders, files, fd in os.fwalk(path):
+        left -= len(folders) + len(files)
+        if left < 0:
+            return False
+        for name in (".", *folders, *files):
+            if os.stat(name, dir_fd=fd, follow_symlinks=False).st_uid == owner:
+                os.chown(name, to, to, dir_fd=fd, follow_symlinks=False)
+    return True
 
 
 async def _chown(which: str, to: str, path: Path) -> None:

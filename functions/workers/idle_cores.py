@@ -45,7 +45,7 @@ class IdleCores:
         return self._idle
 
     def restart(self) -> None:
-        """Begin anew, because work was just given out: what was before says nothing of the processors' time now."""
+        """Start a new window, because work was just given out: the time before it is no measure of what is idle now."""
         self._at, self._idle = float("-inf"), False
 
     def _spent(self) -> float:

@@ -18,7 +18,7 @@ from ocf.events.output import ChunkType, Draft, Usage
 from ocf.functions.execute.agent.agent import AgentResult
 from ocf.functions.execute.agent.config import ServerSpec
 from ocf.functions.execute.agent.opencode_api import OpenCodeError
-from ocf.functions.execute.attempt import agent_run as turns
+from ocf.functions.execute.attempt import preparation
 from ocf.functions.execute.attempt.agent_run import AgentRun
 from ocf.functions.execute.attempt.watchdog import Activity
 from ocf.functions.execute.model_proxy import ModelProxy, Upstream
@@ -43,6 +43,16 @@ class Agent:
 
     def __init__(self, *_: object) -> None:
         self.waiting: frozenset[str] = frozenset()
+
+    def open(self) -> None:
+        """There is no server."""
+
+    def resume(self, session: str | None) -> None:
+        """It continues nothing."""
+        assert session is None
+
+    async def close(self) -> None:
+        """Nothing was opened."""
 
     def expire(self, _: str) -> None:
         """It asks nothing."""
@@ -121,7 +131,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(turns, "Agent", Agent)
+    monkeypatch.setattr(preparation, "Agent", Agent)
 
     def make(prices: Prices | None = Prices(1, 1, 1, 1), **limits: Any) -> World:  # noqa: B008
         return World(tmp_path, bench(), limits, prices)

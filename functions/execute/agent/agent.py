@@ -18,6 +18,7 @@ from ocf.events.output import ChunkType, Draft, PendingRequest, Usage, status_dr
 from ocf.events.ports import Clock
 from ocf.events.untrusted_json import FREE_VALUE, OverLimit, parse_json
 from ocf.functions.core.agent_definitions import CommandDefinition, may_run_shell
+from ocf.functions.core.asyncio_tasks import cancel_and_wait
 from ocf.functions.execute.agent import config
 from ocf.functions.execute.agent.config import ServerSpec
 from ocf.functions.execute.agent.opencode_api import (
@@ -153,10 +154,10 @@ class Agent:
 
     async def close(self) -> None:
         """End what `open` began and no `run` took over."""
-        tasks = [task for task in (self._creating, self._stream and self._stream.pump) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._creating is not None:
+            await cancel_and_wait([self._creating])
+        if self._stream is not None:
+            await cancel_and_wait([self._stream.pump])
 
     async def run(self, prompt: str, emit: Emit) -> AgentResult:
         """Send a prompt and return when the agent is idle. Call again for a follow-up prompt."""

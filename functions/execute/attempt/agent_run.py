@@ -16,6 +16,7 @@ from ocf.events.lifecycle import Reason
 from ocf.events.output import ChunkType, Draft, Usage, status_draft
 from ocf.events.redaction import Redactor
 from ocf.functions import workspace
+from ocf.functions.core.asyncio_tasks import run_together
 from ocf.functions.execute.agent.agent import Agent
 from ocf.functions.execute.agent.opencode_api import OpenCodeError
 from ocf.functions.execute.agent.opencode_conversion import usage_draft
@@ -313,9 +314,10 @@ class AgentRun:
         # S3 has just answered, or it is away and nothing waits for these.
         patience = _RECORDING if stored.artifacts == "stored" else 0.0
         await self._preparation.close_routes()
+        ending = [self._preparation.input.finish(patience)]
         if self._recorder is not None:
-            await self._recorder.close(patience)
-        await self._preparation.input.finish(patience)
+            ending.append(self._recorder.close(patience))
+        await run_together(*ending)
         rerun = self._preparation.rerun
         return stored if rerun is None else replace(stored, rerun=rerun.result)
 

@@ -14,7 +14,7 @@ from ocf.events.errors import Unavailable
 from ocf.events.output import Chunk, ChunkType, Draft
 from ocf.events.redaction import Redactor
 from ocf.functions.core.fencing_token import acquire_fence
-from ocf.functions.execute.attempt.output_publisher import COALESCE, OutputLimit, Publisher
+from ocf.functions.execute.attempt.output_publisher import COALESCE, EARLY_CHUNKS, OutputLimit, Publisher
 from tests.support.clock import ManualClock
 
 PROJECT, EXECUTION = "p", "0b9f3f0e-6f0e-4c6e-9f5e-2f4f6f1f7a11"
@@ -58,19 +58,48 @@ async def chunks(bus: MemoryBus) -> list[Chunk]:
 
 
 async def test_fast_deltas_are_joined() -> None:
-    """Of a hundred deltas in the same moment the first is a chunk at once, and the others are one chunk."""
+    """Of a hundred deltas in the same moment the first few are chunks at once, and the others are one chunk."""
     bus = MemoryBus(ManualClock())
     made = await publisher(bus)
     for number in range(100):
         await made.emit(text(f"{number} "))
     await made.finish(1)
-    first, rest = await chunks(bus)
-    assert first.data == "0 "
-    assert rest.data == "".join(f"{number} " for number in range(1, 100))
+    *first, rest = await chunks(bus)
+    assert [chunk.data for chunk in first] == [f"{number} " for number in range(EARLY_CHUNKS + 1)]
+    assert rest.data == "".join(f"{number} " for number in range(EARLY_CHUNKS + 1, 100))
+
+
+@pytest.mark.parametrize("forced", [0, 100])
+async def test_a_delta_is_held_for_20_ms_at_most(forced: int) -> None:
+    """Also after many chunks that did not wait, since another part followed each."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus)
+    for number in range(forced):
+        await made.emit(text("x", f"text:{number % 2}"))
+    began = asyncio.get_running_loop().time()
+    for _ in range(EARLY_CHUNKS + 2):
+        await made.emit(text("y", "text:2"))
+    assert made._timer is not None
+    assert made._timer.when() <= began + 1.5 * COALESCE
+    await made.finish(1)
+
+
+async def test_deltas_that_come_unevenly_are_not_joined() -> None:
+    """One each 20 ms on average, in pairs: each is a chunk before `emit` returns."""
+    bus = MemoryBus(ManualClock())
+    made = await publisher(bus)
+    loop = asyncio.get_running_loop()
+    for number in range(0, 10, 2):
+        await made.emit(text(f"{number} "))
+        await made.emit(text(f"{number + 1} "))
+        assert len(await chunks(bus)) == number + 2
+        paused = asyncio.Event()
+        loop.call_later(2 * COALESCE, paused.set)
+        await paused.wait()
 
 
 async def test_deltas_further_apart_than_the_bound_are_not_held() -> None:
-    """Each delta after a pause of 20 ms is a chunk before `emit` returns, so words arrive as the model says them."""
+    """Each delta after a pause of 20 ms is a chunk before `emit` returns, so words arrive as the model writes them."""
     bus = MemoryBus(ManualClock())
     made = await publisher(bus)
     loop = asyncio.get_running_loop()
@@ -289,11 +318,13 @@ async def test_the_last_words_count_as_well() -> None:
     made = await publisher(bus, max_bytes=10)
     told: list[OutputLimit] = []
     made.on_limit(told.append)
-    await made.emit(text("few, "))
+    for _ in range(EARLY_CHUNKS + 1):
+        await made.emit(text("a"))
     await made.emit(text("much more than ten bytes"))
     await made.flush_pending()
     await made.finish(1)
-    assert [chunk.type for chunk in await chunks(bus)] == [ChunkType.TEXT, ChunkType.GAP]
+    kinds = [chunk.type for chunk in await chunks(bus)]
+    assert kinds == [ChunkType.TEXT] * (EARLY_CHUNKS + 1) + [ChunkType.GAP]
     assert len(told) == 1
 
 

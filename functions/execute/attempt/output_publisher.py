@@ -20,9 +20,10 @@ from ocf.events.redaction import Redactor, StreamRedactor
 from ocf.events.untrusted_json import shorten
 from ocf.functions.core.fencing_token import FencedOutput
 
-#: Minimum seconds between two chunks of joinable text. A delta after a longer pause is published at once; those that
-#: follow sooner are joined until the time is over.
+#: Seconds per chunk of joinable text, on average. Deltas that come faster are joined; none is held for longer.
 COALESCE = 0.02
+#: Chunks that may come early. What a model says evenly arrives unevenly, and no word of it is to wait.
+EARLY_CHUNKS = 3
 _SPLIT = MAX_CHUNK_BYTES - 2048
 _LONG = 1000
 #: Approximate bytes of a message's headers. Many small chunks take far more storage than their data, so the stored
@@ -72,7 +73,7 @@ class Publisher:
         self._streams: dict[str, tuple[StreamRedactor, Draft]] = {}
         self._held: Draft | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._joined_at = float("-inf")
+        self._next_at = float("-inf")
         self._lock = asyncio.Lock()
         self._headers: dict[str, str] = {}
         self._attempt = 1
@@ -161,11 +162,11 @@ class Publisher:
             return
         if self._held is None:
             self._held = clean
-            loop = asyncio.get_running_loop()
-            if loop.time() >= self._joined_at + COALESCE:
+            loop, earliest = asyncio.get_running_loop(), self._next_at - EARLY_CHUNKS * COALESCE
+            if loop.time() >= earliest:
                 await self._flush_held()
                 return
-            self._timer = loop.call_at(self._joined_at + COALESCE, self._due)
+            self._timer = loop.call_at(earliest, self._due)
         else:
             self._held = self._held.model_copy(update={"data": self._held.data + clean.data})
         if len(self._held.data) >= _SPLIT:
@@ -204,7 +205,9 @@ class Publisher:
             self._timer = None
         if self._held is not None:
             held, self._held = self._held, None
-            self._joined_at = asyncio.get_running_loop().time()
+            now = asyncio.get_running_loop().time()
+            # At most as far ahead as makes the next delta wait for COALESCE.
+            self._next_at = min(max(now, self._next_at) + COALESCE, now + (EARLY_CHUNKS + 1) * COALESCE)
             await self._publish(held)
 
     async def _publish(self, draft: Draft) -> None:

@@ -223,6 +223,17 @@ async def test_a_conversation_is_read_in_pages_and_comes_whole(monkeypatch: pyte
     assert state["properties"]["messages"] == whole["messages"]
 
 
+async def test_a_session_whose_entry_cannot_be_read_has_its_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The run is over; only the stored conversation can suffer."""
+    served = conversation([10, 10])
+
+    def handler(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(500) if request.url.path.endswith("/session/ses_1") else served(request)
+
+    state, whole = await client(handler).final_state("ses_1")
+    assert (numbers(state["properties"]["messages"]), whole) == ([0, 1], None)
+
+
 async def test_a_message_that_nobody_can_read_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is left out; before, one such answer failed the run after all its work."""
     at_most(monkeypatch, "AGENT_MESSAGE")

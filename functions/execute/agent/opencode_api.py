@@ -13,7 +13,7 @@ import asyncio
 import re
 import ssl
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from pathlib import Path
@@ -218,21 +218,26 @@ class OpenCode:
     async def final_state(self, session: str) -> tuple[Event, dict[str, Any] | None]:
         """Return the state of an idle session and its subagents' sessions, as a RESYNC event, and the conversation.
 
-        Read in one round, since somebody waits for it. The conversation is what `export` returns, or None when only a
-        part of it fits.
+        Read in one round, since somebody waits for it. The conversation is what `export` returns, or None when it has
+        to be read again: only a part of it fits, or the session's own entry cannot be read.
         """
         budget = _ReadBudget(untrusted_json.AGENT_CONVERSATION)
         read: list[Any] = await run_together(
-            self._send("GET", f"/session/{session}"), self._session_tree(session), self._newest(session, budget)
+            self._entry(session, budget), self._session_tree(session), self._newest(session, budget)
         )
-        answer, sessions, messages = read
-        info = _object(_decoded(answer))
-        whole = not budget.full and budget.take(answer.body or b"")
-        conversation = {"info": info, "messages": list(messages)} if whole else None
+        info, sessions, messages = read
+        conversation = None if info is None or budget.full else {"info": info, "messages": list(messages)}
         for one in sessions[1:]:
             messages += [] if budget.full else await self._newest(one, budget)
         state = {"sessions": sessions, "messages": messages, "busy": False, "permissions": [], "questions": []}
         return {"type": RESYNC, "properties": state}, conversation
+
+    async def _entry(self, session: str, budget: _ReadBudget) -> dict[str, Any] | None:
+        with suppress(OpenCodeError):
+            answer = await self._send("GET", f"/session/{session}")
+            info = _object(_decoded(answer))
+            return info if budget.take(answer.body or b"") else None
+        return None
 
     async def busy(self, session: str) -> bool:
         """Return whether a prompt of the session is running (or waiting to retry its model call)."""

@@ -265,8 +265,9 @@ def _chown_small(path: Path, owner: int, to: int) -> bool:
         if left < 0:
             return False
         for name in (".", *folders, *files):
-            if os.stat(name, dir_fd=fd, follow_symlinks=False).st_uid == owner:
-                os.chown(name, to, to, dir_fd=fd, follow_symlinks=False)
+            with suppress(FileNotFoundError):  # removed since it was listed
+                if os.stat(name, dir_fd=fd, follow_symlinks=False).st_uid == owner:
+                    os.chown(name, to, to, dir_fd=fd, follow_symlinks=False)
     return True
 
 

@@ -68,6 +68,8 @@ async def run_(
     from ocf.cli.suite_file import read
 
     suite = read(file)
+    if junit is not None and not junit.parent.is_dir():
+        fail(f"--junit: the folder {junit.parent} does not exist")
     await _check_agent(call.gateway, agent_version)
     turns, imports = asyncio.Semaphore(parallel), asyncio.Lock()
 
@@ -82,12 +84,15 @@ async def run_(
 
     rows = await asyncio.gather(*(one(entry) for entry in suite.executions))
     same = all(row.result == SAME for row in rows)
-    if junit:
-        junit.write_bytes(as_junit(file.name, rows))
     if call.json:
         print_json({"same": same, "executions": [asdict(row) for row in rows]})
     else:
         _print(rows)
+    if junit:
+        try:
+            junit.write_bytes(as_junit(file.name, rows))
+        except OSError as error:  # the results are printed
+            fail(f"--junit: {junit} cannot be written: {error.strerror}")
     return 0 if same else 1
 
 

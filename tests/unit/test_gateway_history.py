@@ -84,6 +84,8 @@ async def test_filters_bound_the_history(query: str, wanted: list[int]) -> None:
         ("?cursor=!!", "cursor"),
         ("?cursor=YWJj", "cursor"),
         ("?since=yesterday", "since"),
+        ("?since=0001-01-01T00:00:00%2B01:00", "since"),
+        ("?until=9999-12-31T23:59:59-01:00", "until"),
         ("?project_id=NO", "project_id"),
         ("?" + "&".join(["label=a"] * 33), "label"),
         (f"?label={'a' * 321}", "label"),

@@ -118,6 +118,16 @@ def test_each_result_and_the_exit_status(gateway: Gateway, tmp_path: Path) -> No
     assert (done.exit_code, json.loads(done.stdout)["same"]) == (0, True)
 
 
+def test_results_are_printed_where_the_junit_file_cannot_be_written(gateway: Gateway, tmp_path: Path) -> None:
+    """A folder that does not exist is an error before anything runs."""
+    done = run(tmp_path, of(1), "--json", "--junit", str(tmp_path))
+    assert (done.exit_code, json.loads(done.stdout)["same"]) == (1, True)
+    assert "cannot be written: Is a directory" in done.stderr
+    done = run(tmp_path, of(1), "--json", "--junit", str(tmp_path / "none/junit.xml"))
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "does not exist" in done.stderr
+
+
 def test_only_what_the_suite_names_must_be_the_same(gateway: Gateway, tmp_path: Path) -> None:
     """`calls` of an entry; with `nearest` a difference that changes nothing is told and is no failure."""
     gateway.differs.update({number: ["tool_calls", "calls"] for number in "123"})

@@ -1,8 +1,8 @@
 """Every figure, one table: `python -m benchmarks [--only NAME,...] [--quick] [--json FILE] [--report]`.
 
 Raw samples go to `.bench/results.json`. With `--keep` they are also merged into `benchmarks/results.json`, from which
-`--report` writes docs/reference/benchmarks.md and benchmarks/results.md; all are committed. `--quick` only proves that
-everything can be measured.
+`--report` writes docs/reference/benchmarks.md, benchmarks/results.md and the tables of docs/explanation/scale.md; all
+are committed. `--quick` only proves that everything can be measured.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def main() -> int:
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--json", type=Path, default=ROOT / ".bench/results.json")
     parser.add_argument("--keep", action="store_true", help="merge into benchmarks/results.json")
-    parser.add_argument("--report", action="store_true", help="write both pages from the committed results")
+    parser.add_argument("--report", action="store_true", help="write the pages from the committed results")
     asked = parser.parse_args()
     names = [name for name in asked.only.split(",") if name] or list(FIGURES)
     if unknown := set(names) - set(FIGURES):
@@ -98,6 +98,8 @@ def main() -> int:
         committed = json.loads(KEPT.read_text())
         PAGE.write_text(report.page(committed))
         DETAILS.write_text(report.details(committed))
+        for derived in ("capacity_planning", "simulate"):  # docs/explanation/scale.md
+            subprocess.run([sys.executable, "-m", f"benchmarks.{derived}", "--write"], check=True, cwd=ROOT)
     if failed:
         sys.stderr.write(f"not measured: {', '.join(failed)}\n")
     return 1 if failed else 0

@@ -76,11 +76,11 @@ async def test_a_delta_is_held_for_20_ms_at_most(forced: int) -> None:
     made = await publisher(bus)
     for number in range(forced):
         await made.emit(text("x", f"text:{number % 2}"))
-    began = asyncio.get_running_loop().time()
-    for _ in range(EARLY_CHUNKS + 2):
+    began = 0.0
+    while made._timer is None:  # a stall of the machine allows more chunks at once
+        began = asyncio.get_running_loop().time()
         await made.emit(text("y", "text:2"))
-    assert made._timer is not None
-    assert made._timer.when() <= began + 1.5 * COALESCE
+    assert made._timer.when() <= began + COALESCE
     await made.finish(1)
 
 

@@ -84,7 +84,7 @@ def test_pressure_decides_whether_cores_are_idle(tmp_path: Path) -> None:
 
 
 def test_the_time_before_a_run_does_not_count_as_idle_beside_it(tmp_path: Path) -> None:
-    """After a restart, whole windows are measured anew."""
+    """After a restart, only a whole window that lies behind it counts."""
     file = tmp_path / "cpu.pressure"
     file.write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
     cores = IdleCores(pressure=(file,))

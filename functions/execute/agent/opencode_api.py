@@ -225,10 +225,9 @@ class OpenCode:
         read: list[Any] = await run_together(
             self._entry(session, budget), self._session_tree(session), self._newest(session, budget)
         )
-        info, sessions, messages = read
-        conversation = None if info is None or budget.full else {"info": info, "messages": list(messages)}
-        for one in sessions[1:]:
-            messages += [] if budget.full else await self._newest(one, budget)
+        info, sessions, own = read
+        conversation = None if info is None or budget.full else {"info": info, "messages": own}
+        messages = own + await self._newest_of(sessions[1:], budget)
         state = {"sessions": sessions, "messages": messages, "busy": False, "permissions": [], "questions": []}
         return {"type": RESYNC, "properties": state}, conversation
 
@@ -266,7 +265,7 @@ class OpenCode:
             self._session_tree(session), *(self._call("GET", f"/{kind}") for kind in kinds)
         )
         budget = _ReadBudget(untrusted_json.AGENT_CONVERSATION)
-        messages = [message for one in sessions if not budget.full for message in await self._newest(one, budget)]
+        messages = await self._newest_of(sessions, budget)
         pending = dict(zip(kinds, map(_objects, requests), strict=True))
         return {
             "type": RESYNC,
@@ -363,6 +362,9 @@ class OpenCode:
             if budget.full or not answer.next:
                 return [message for page in reversed(pages) for message in page]
             before = answer.next
+
+    async def _newest_of(self, sessions: Sequence[str], budget: _ReadBudget) -> list[Event]:
+        return [message for one in sessions if not budget.full for message in await self._newest(one, budget)]
 
     async def _reply(self, path: str, body: Mapping[str, Any]) -> bool:
         answer = await self._send("POST", path, json=body)
